@@ -1,0 +1,96 @@
+"""Embeddings and what they say is wrong with a photo: class probabilities, or "leave it alone".
+
+Step c of the path of a photo. DA-CLIP section 3.1: the degradation embedding is classified by its cosine with the
+texts' embeddings.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from daclip.vocabulary import CLEAN
+
+Array = TypeVar("Array")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embeddings(Generic[Array]):
+    """What the encoder says of b photos or views, both un-normalised, both of shape b d (numpy or torch)."""
+
+    content: Array
+    degradation: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassTexts:
+    """The words a model knows and their text embeddings, with the rule that turns cosines into probabilities.
+
+    `softmax`: one degradation at a time, p = softmax(scale * cosine), as published (scale 100).
+    `sigmoid`: one independent answer per word, p = sigmoid(scale * cosine + bias), for mixtures.
+    """
+
+    names: tuple[str, ...]
+    embeddings: Float[np.ndarray, "k d"]
+    rule: Literal["softmax", "sigmoid"] = "softmax"
+    scale: float = 100.0
+    bias: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """Probability of each word a model knows, and which of them are to be treated (none: leave the photo alone)."""
+
+    names: tuple[str, ...]
+    probabilities: Float[np.ndarray, "k"]
+    found: tuple[str, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """True when no degradation was found."""
+        return not self.found
+
+    def ranked(self) -> list[tuple[str, float]]:
+        """All words with their probabilities, most likely first."""
+        order = np.argsort(-self.probabilities, kind="stable")
+        return [(self.names[i], float(self.probabilities[i])) for i in order]
+
+    def probability(self, name: str) -> float:
+        """The probability of one word; 0 for a word the model does not know."""
+        return float(self.probabilities[self.names.index(name)]) if name in self.names else 0.0
+
+
+def unit(vectors: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n d"]:
+    """The vectors divided by their Euclidean length."""
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def probabilities(degradation: Float[np.ndarray, "b d"], texts: ClassTexts) -> Float32[np.ndarray, "b k"]:
+    """Class probabilities of degradation embeddings, by the rule of the texts."""
+    logits = texts.scale * (unit(degradation.astype(np.float64)) @ unit(texts.embeddings.astype(np.float64)).T)
+    if texts.rule == "sigmoid":
+        return (1 / (1 + np.exp(-(logits + texts.bias)))).astype(np.float32)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def detect(
+    degradation: Float[np.ndarray, "n d"], texts: ClassTexts, *, threshold: float = 0.5
+) -> Detection:
+    """What is wrong with one photo, from the degradation embeddings of its n views.
+
+    Probabilities are averaged over the views. A degradation is found when its probability reaches the threshold and
+    exceeds that of "clean"; where none reaches it and the model has no word for clean, the most likely one counts.
+    """
+    mean = probabilities(degradation, texts).mean(axis=0)
+    by_name = dict(zip(texts.names, mean.tolist(), strict=True))
+    clean = by_name.get(CLEAN, 0.0)
+    found = [name for name, p in by_name.items() if name != CLEAN and p >= max(threshold, clean)]
+    if not found and CLEAN not in by_name:
+        found = [max(by_name, key=by_name.__getitem__)]
+    found.sort(key=lambda name: -by_name[name])
+    return Detection(names=texts.names, probabilities=mean, found=tuple(found))
+
+
+AnyEmbeddings = Embeddings[Any]
