@@ -1,0 +1,118 @@
+"""OpenVINO: the fastest way through exported graphs on most processors, extra [openvino]."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import openvino
+from jaxtyping import Float32
+
+from daclip.detect import Embeddings
+from daclip.errors import ModelError, UsageError
+from daclip.models import ModelFolder
+
+_PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+
+
+class OpenVinoEngine:
+    """Runs `encoder.onnx` and `restorer.onnx` with OpenVINO on the processor.
+
+    The encoder always computes in fp32: it costs little, and what is found wrong with a photo must not depend
+    on the machine. `auto` precision takes bf16 for the restorer where the processor has it, else fp32.
+    """
+
+    name = "openvino"
+    device = "cpu"
+
+    def __init__(self, folder: ModelFolder, *, device: str, precision: str, threads: int) -> None:
+        if device not in ("auto", "cpu"):
+            raise UsageError(f'openvino runs on the cpu here, not "{device}"', hint="try --engine torch")
+        core = openvino.Core()
+        self.precision = _precision(core, precision)
+        graphs = folder.graphs
+        self._encoder = _Graph(core, graphs["encoder"], "fp32", threads)
+        restorer = graphs.get("restorer")
+        self._restorer = _Graph(core, restorer, self.precision, threads) if restorer else None
+
+    def encode(self, views: Float32[np.ndarray, "n 3 s s"]) -> Embeddings[Float32[np.ndarray, "n d"]]:
+        """Embeddings of normalised views, un-normalised."""
+        content, degradation = self._encoder.run(["content", "degradation"], {"views": views})
+        return Embeddings(content=content, degradation=degradation)
+
+    def predict_clean(
+        self,
+        mu: Float32[np.ndarray, "b 3 h w"],
+        content: Float32[np.ndarray, "b d"],
+        degradation: Float32[np.ndarray, "b d"],
+    ) -> Float32[np.ndarray, "b 3 h w"]:
+        """The clean photo, by a one-pass restorer."""
+        assert self._restorer is not None
+        return self._restorer.run(["clean"], {"mu": mu, "content": content, "degradation": degradation})[0]
+
+    def predict_noise(
+        self,
+        x: Float32[np.ndarray, "b 3 h w"],
+        mu: Float32[np.ndarray, "b 3 h w"],
+        t: Float32[np.ndarray, "b"],
+        content: Float32[np.ndarray, "b d"],
+        degradation: Float32[np.ndarray, "b d"],
+    ) -> Float32[np.ndarray, "b 3 h w"]:
+        """The noise in the state x at time t, by a diffusion restorer."""
+        assert self._restorer is not None
+        feeds = {"x": x, "mu": mu, "t": t, "content": content, "degradation": degradation}
+        return self._restorer.run(["noise"], feeds)[0]
+
+
+class _Graph:
+    """One compiled graph with dynamic shapes, and the requests that threads borrow to run it."""
+
+    def __init__(self, core: openvino.Core, path: Path, precision: str, threads: int) -> None:
+        settings: dict[str, str | int] = {
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        try:
+            self._compiled = core.compile_model(str(path), "CPU", settings)
+        except RuntimeError as error:
+            raise ModelError(f"{path}: OpenVINO cannot load it ({_last_line(error)})") from error
+        self._inputs = {name for port in self._compiled.inputs for name in port.get_names()}
+        self._idle: list[openvino.InferRequest] = []
+        self._lock = Lock()
+
+    def run(self, outputs: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs for those feeds that the graph has inputs for; an exporter drops what is not used."""
+        given = {name: array for name, array in feeds.items() if name in self._inputs}
+        try:
+            with self._request() as request:
+                request.infer(given)
+                # copied, for the request's own memory is used again by the next run
+                return [request.get_tensor(name).data.copy() for name in outputs]
+        except RuntimeError as error:
+            if "alloc" in str(error).lower():
+                raise MemoryError(_last_line(error)) from error
+            raise
+
+    @contextmanager
+    def _request(self) -> Generator[openvino.InferRequest]:
+        with self._lock:
+            request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
+        yield request
+        with self._lock:  # not after an error: a request that ran out of memory is dropped
+            self._idle.append(request)
+
+
+def _precision(core: openvino.Core, wanted: str) -> str:
+    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if wanted == "auto":
+        return "bf16" if "BF16" in able else "fp32"
+    if wanted != "fp32" and wanted.upper() not in able:
+        raise UsageError(f"this processor does not compute {wanted}", hint="use --precision auto")
+    return wanted
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
