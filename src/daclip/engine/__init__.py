@@ -2,7 +2,7 @@
 
 import os
 from importlib.util import find_spec
-from typing import Literal, Protocol, cast, get_args
+from typing import Literal, Protocol, cast, get_args, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -15,6 +15,7 @@ EngineName = Literal["auto", "onnx", "openvino", "torch"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Runs the two networks of one model folder. Thread-safe. Arrays are float32; colours sRGB in [0, 1].
 

@@ -1,4 +1,4 @@
-"""PyTorch: runs the weights themselves, on any device torch knows; the only stair from a photo down to torch."""
+"""PyTorch: runs the weights themselves on any device torch knows; the only stair from a photo to torch."""
 
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
