@@ -402,70 +402,63 @@ _NOISES: dict[str, Degrade] = {
 
 def _drop_maps(
     shape: tuple[int, int], drops: Float[np.ndarray, "n 3"], rng: Rng
-) -> tuple[Plane, Plane, Plane]:
-    """How much of each pixel is drop, and which scene position is seen there: upside down and shrunken.
+) -> Float32[np.ndarray, "4 h w"]:
+    """Per pixel: how much of it is drop, how far down in its drop it lies (0 to 1), and the x, y it shows.
 
-    Each drop is a row of centre x, centre y, radius in pixels; its outline is an ellipse with two or three lobes.
+    A drop is a lens: it shows the scene around it upside down and shrunken. Each row of `drops` is a centre x, y
+    and a radius in pixels; the outline is round with two and three lobes.
     """
-    height, width = shape
-    cover = np.zeros(shape, np.float32)
-    seen_x, seen_y = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    maps = np.zeros((4, *shape), np.float32)
     reach = 0.4 * min(shape)
     for x, y, radius in drops:
-        top, bottom = max(0, int(y - 1.6 * radius)), min(height, int(y + 1.6 * radius) + 2)
-        left, right = max(0, int(x - 1.6 * radius)), min(width, int(x + 1.6 * radius) + 2)
-        if top >= bottom or left >= right:
-            continue
-        dy, dx = np.ogrid[top - y : bottom - y, left - x : right - x]
-        dx, dy = dx[:, : right - left] / radius, dy[: bottom - top] / radius
+        top, bottom = max(0, int(y - 1.4 * radius)), min(shape[0], int(y + 1.4 * radius) + 2)
+        left, right = max(0, int(x - 1.4 * radius)), min(shape[1], int(x + 1.4 * radius) + 2)
+        dy = ((np.arange(top, bottom) - y) / radius)[:, None]
+        dx = ((np.arange(left, right) - x) / radius)[None, :]
         angle = np.arctan2(dy, dx)
         outline = 1 + _between(rng, 0, 0.2) * np.cos(2 * angle + _between(rng, 0, 6.3))
         outline += _between(rng, 0, 0.12) * np.cos(3 * angle + _between(rng, 0, 6.3))
-        inside = np.clip((1 - np.sqrt(dx * dx + dy * dy) / outline) * 4, 0, 1).astype(np.float32)
-        window = np.s_[top:bottom, left:right]
-        shown = inside > cover[window]
-        cover[window][shown] = inside[shown]
-        seen_x[window][shown] = np.broadcast_to(x - dx * reach, shown.shape)[shown]
-        seen_y[window][shown] = np.broadcast_to(y - dy * reach, shown.shape)[shown]
-    return cover, seen_x, seen_y
+        inside = np.clip((1 - np.hypot(dx, dy) / outline) * 4, 0, 1)
+        window = maps[:, top:bottom, left:right]
+        drop = np.broadcast_arrays(inside, np.clip(0.5 + 0.5 * dy, 0, 1), x - dx * reach, y - dy * reach)
+        np.copyto(window, np.stack(drop), where=inside > window[0], casting="same_kind")
+    return maps
+
+
+def _drops(shape: tuple[int, int], cover: float, radius: float, rng: Rng) -> Float[np.ndarray, "n 3"]:
+    """Places and radii of drops that cover about a share of the photo: x, y, radius in pixels."""
+    count = max(1, round(cover * shape[0] * shape[1] / (1.8 * math.pi * radius**2)))
+    radii = np.clip(radius * np.exp(0.5 * rng.standard_normal(count)), 1.2, 5 * radius)
+    return np.stack([rng.random(count) * shape[1], rng.random(count) * shape[0], radii], axis=1)
 
 
 def raindrop(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Parameters]:
     """Drops on a pane before the lens: each shows the scene upside down, small and out of focus, with soft edges.
 
-    All drops of a photo share one defocus. They are brighter than the scene, for they bend in light of the sky. The
-    pane between them is wet and a little blurred in places.
+    Upside down means the light of the sky fills their lower half, so they are brighter than the scene and dark at
+    the top. All drops of a photo share one defocus. The pane between them is wet and a little blurred in places.
     """
     shape = (pixels.shape[0], pixels.shape[1])
     scale = _scale(pixels)
     light = to_linear(pixels)
-    radius = _between(rng, 4, 16) * (0.5 + 0.5 * severity) * scale
-    wanted = 0.65 * severity * _between(rng, 0.6, 1)
-    count = max(1, round(wanted * light[..., 0].size / (1.8 * math.pi * radius**2)))
-    drops = np.stack(
-        [
-            rng.random(count) * shape[1],
-            rng.random(count) * shape[0],
-            np.clip(radius * np.exp(0.55 * rng.standard_normal(count)), 1.5, 50 * scale),
-        ],
-        axis=1,
-    )
-    cover, seen_x, seen_y = _drop_maps(shape, drops, rng)
+    radius = _between(rng, 3, 13) * (0.6 + 0.4 * severity) * scale
+    drops = _drops(shape, severity * _between(rng, 0.35, 0.7), radius, rng)
+    cover, low, seen_x, seen_y = _drop_maps(shape, drops, rng)
     small = cv2.resize(light, (max(1, shape[1] // 4), max(1, shape[0] // 4)), interpolation=cv2.INTER_AREA)
     sky = np.quantile(small.reshape(-1, 3), 0.95, axis=0).astype(np.float32)
-    view = cv2.remap(
+    seen = cv2.remap(
         _blurred(small, 1.5), seen_x / 4, seen_y / 4, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
     )
-    bright = _between(rng, 0.1, 0.75)
-    view += (sky - view) * np.float32(bright)
-    defocus = radius * _between(rng, 0.08, 0.45)
-    opacity = np.float32(_between(rng, 0.7, 1) * min(1.0, 0.4 + severity))
-    layer = _blurred(np.concatenate([view * cover[..., None], cover[..., None]], axis=2), defocus) * opacity
+    bright = _between(rng, 0.2, 0.9)
+    seen = seen * (0.4 + 0.6 * low)[..., None] + (sky - seen) * (np.float32(bright) * low)[..., None]
+    defocus = radius * _between(rng, 0.15, 0.8)
+    opacity = np.float32(_between(rng, 0.7, 1) * min(1.0, 0.5 + severity))
+    layer = _blurred(np.concatenate([seen * cover[..., None], cover[..., None]], axis=2), defocus) * opacity
     wet = (_field(shape, 4, rng) * np.float32(severity * _between(rng, 0.2, 1)))[..., None]
     scene = light + (_blurred(light, 2 * scale) - light) * wet
     scene += (sky - scene) * np.float32(0.08) * wet
     return to_stored(scene * (1 - layer[..., 3:]) + layer[..., :3]), {
-        "drops": count,
+        "drops": len(drops),
         "radius_pixels": round(radius, 1),
         "defocus_pixels": round(defocus, 2),
         "brightening": round(bright, 2),
