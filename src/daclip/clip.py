@@ -313,7 +313,7 @@ class DaClip(nn.Module):
         return (scale * cosine).softmax(dim=-1)
 
     def forward(self, image: Float[Tensor, "b 3 s s"], text: Int[Tensor, "b m"]) -> Features:
-        """Features for the contrastive loss; a row of text is the caption's, then the degradation's tokens."""
+        """Features for the contrastive loss; a row of text: the caption's tokens, then the degradation's."""
         embeddings = self.encode(image)
         caption, degradation = text.chunk(2, dim=-1)
         return Features(

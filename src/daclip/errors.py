@@ -46,7 +46,9 @@ class DaclipError(Exception):
 class PhotoError(DaclipError):
     """One photo cannot be read, restored or written. `path` is None for photos that came as bytes or arrays."""
 
-    def __init__(self, kind: PhotoErrorKind, path: Path | str | None, message: str, *, hint: str = "") -> None:
+    def __init__(
+        self, kind: PhotoErrorKind, path: Path | str | None, message: str, *, hint: str = ""
+    ) -> None:
         super().__init__(message, hint=hint)
         self.kind = kind
         self.path = None if path is None else Path(path)
@@ -57,9 +59,16 @@ class DataError(DaclipError):
 
 
 class ModelError(DaclipError):
-    """A model folder or a published file cannot be found, or does not fit its description."""
+    """A model folder or a published file cannot be found, or does not fit its description.
+
+    `details` are lines too many for the message, such as every missing weight; `--verbose` prints them.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, *, hint: str = "", details: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.details = details
 
 
 class UsageError(DaclipError):
