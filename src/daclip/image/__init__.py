@@ -1,0 +1,33 @@
+"""Photos on disk and in memory: find, read, crop, write. Steps 3, e and 5 of the path of a photo.
+
+Pixels stay in the photo's own depth; networks see crops as float32 sRGB in [0, 1].
+"""
+
+from daclip.image.find import find_photos
+from daclip.image.photo import Photo, finish, from_array, from_pil, to_array, to_pil
+from daclip.image.read import DEFAULT_LIMITS, Limits, read
+from daclip.image.resize import centre_offset, shortest_side, window
+from daclip.image.write import Format, copy, new_file, output_format, output_path, to_bytes, write
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "Format",
+    "Limits",
+    "Photo",
+    "centre_offset",
+    "copy",
+    "find_photos",
+    "finish",
+    "from_array",
+    "from_pil",
+    "new_file",
+    "output_format",
+    "output_path",
+    "read",
+    "shortest_side",
+    "to_array",
+    "to_bytes",
+    "to_pil",
+    "window",
+    "write",
+]
