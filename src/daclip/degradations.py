@@ -1,11 +1,13 @@
-"""Clean pixels in, degraded pixels and a record that reproduces them out: the ten degradations of DA-CLIP (PAPER 1.5).
+"""Ten degradations: clean pixels in, degraded pixels and a record that reproduces them out (PAPER 1.5).
 
-`wild` settings draw from physical models, mild to heavy; `paper` settings follow the published protocol. Pixels are
-float32 sRGB in [0, 1]; light is added, blurred and absorbed in linear light. Sizes in pixels hold for photos of about
-480 rows and for cut-outs of them; larger photos get larger drops, streaks, flakes and kernels.
+`wild` settings draw from physical models, mild to heavy; `paper` settings follow the published protocol.
+Pixels are float32 sRGB in [0, 1]; light is added, blurred and absorbed in linear light. Sizes in pixels hold
+for photos of about 480 rows and for cut-outs of them; larger photos get larger drops, streaks, flakes and
+kernels.
 
-A result depends only on pixels, record and the versions of NumPy and OpenCV, never on threads or workers; it is
-rounded to 8 bits, as cameras store it, which also hides differences between processors in the last bit of a float.
+A result depends only on pixels, record and the versions of NumPy and OpenCV, never on threads or workers; it
+is rounded to 8 bits, as cameras store it, which also hides differences between processors in the last bit of
+a float.
 """
 
 import math
@@ -30,7 +32,7 @@ Degrade = Callable[[np.ndarray, float, Rng], tuple[np.ndarray, Parameters]]
 
 
 class Part(TypedDict):
-    """One degradation as it was applied; name, severity, settings and seed reproduce it, the parameters describe it."""
+    """One degradation as applied: name, severity, settings and seed reproduce it, parameters describe it."""
 
     name: str
     severity: float
@@ -40,7 +42,7 @@ class Part(TypedDict):
 
 
 class Record(TypedDict):
-    """What was done to a photo, ready for JSON: its parts in order of application, their names, the text for them."""
+    """What was done to a photo, ready for JSON: parts in order of application, their names, the text."""
 
     names: tuple[str, ...]
     text: str
@@ -188,7 +190,7 @@ def _kernel(points: Float[np.ndarray, "n 2"]) -> Float32[np.ndarray, "k k"]:
 
 
 def _moving_object(light: Pixels, extent: float, rng: Rng) -> Pixels:
-    """One thing in front of a still scene moves straight on: its light and its outline are smeared together."""
+    """One thing moves straight on before a still scene: its light and its outline are smeared together."""
     angle = _between(rng, 0, math.pi)
     reach = np.linspace(-extent / 2, extent / 2, max(8, int(extent * 4)))
     kernel = _kernel(np.stack([reach * math.cos(angle), reach * math.sin(angle)], axis=1))
@@ -200,8 +202,8 @@ def _moving_object(light: Pixels, extent: float, rng: Rng) -> Pixels:
 def motion_blurry(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Parameters]:
     """Light summed along a path during the exposure, then a little sensor noise.
 
-    Camera shake (the same or a changing path over the photo), a straight pan, or an object that moves. The path
-    is up to 31 pixels wide at severity 1.
+    Camera shake (the same or a changing path over the photo), a straight pan, or an object that moves. The
+    path is up to 31 pixels wide at severity 1.
     """
     kind = _choice(rng, {"shake": 0.4, "changing shake": 0.25, "pan": 0.15, "object": 0.2})
     extent = 31 * severity**0.9 * _between(rng, 0.75, 1) * _scale(pixels)
@@ -239,7 +241,7 @@ def _guided(plane: Plane, guide: Plane, radius: int) -> Plane:
 
 
 def _depth(pixels: Pixels, rng: Rng) -> Plane:
-    """A plausible distance of each pixel, mean 1: far at the top, bumps, things of one brightness at one distance."""
+    """A plausible distance of each pixel, mean 1: far at the top, one brightness at one distance."""
     shape = (pixels.shape[0], pixels.shape[1])
     luma = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     upward = _ramp(shape, -math.pi / 2 + _between(rng, -0.5, 0.5))
@@ -315,8 +317,9 @@ def _sensor_noise(light: Pixels, shot: float, read: float, rng: Rng) -> Pixels:
 def low_light(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Parameters]:
     """Too little light: exposure down to 1/120 in linear light, a colour cast, shot and read noise, 8 bits.
 
-    Bright places lose less: there the clean photo had compressed the light that its tone curve could not hold.
-    A pedestal (stray light, black level) lifts the deepest shadows. Both as measured on real dark and light pairs.
+    Bright places lose less: there the clean photo had compressed the light that its tone curve could not
+    hold. A pedestal (stray light, black level) lifts the deepest shadows. Both as measured on real dark and
+    light pairs.
     """
     exposure = math.exp(-math.log(120) * severity**0.75 * _between(rng, 0.8, 1))
     cast = _near_white(rng, 0.3 * severity)
@@ -359,7 +362,7 @@ def _poisson_noise(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, P
 
 
 def _camera_noise(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Parameters]:
-    """Sensor noise in linear light with white-balance gains, spread over neighbours and channels by the camera.
+    """Sensor noise in linear light with white-balance gains, spread over neighbours and channels.
 
     Measured on real photos: correlation 0.6-0.75 with the next pixel, 0.2-0.5 with the next but two, 0.3-0.85
     between channels; least noise in the highlights, where the tone curve is flat.
@@ -384,7 +387,7 @@ def _camera_noise(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Pa
 
 
 def noisy(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Parameters]:
-    """Gaussian noise (also stored by truncation, also grey), Poisson noise, or a camera's correlated noise."""
+    """Gaussian noise (some of it grey, or truncated), Poisson noise, or a camera's correlated noise."""
     kind = _choice(rng, {"gaussian": 0.45, "camera": 0.4, "poisson": 0.15})
     noisy_values, parameters = _NOISES[kind](pixels, severity, rng)
     return noisy_values, {"kind": kind, **parameters}
@@ -405,8 +408,8 @@ def _drop_maps(
 ) -> Float32[np.ndarray, "4 h w"]:
     """Per pixel: how much of it is drop, how far down in its drop it lies (0 to 1), and the x, y it shows.
 
-    A drop is a lens: it shows the scene around it upside down and shrunken. Each row of `drops` is a centre x, y
-    and a radius in pixels; the outline is round with two and three lobes.
+    A drop is a lens: it shows the scene around it upside down and shrunken. Each row of `drops` is a centre
+    x, y and a radius in pixels; the outline is round with two and three lobes.
     """
     maps = np.zeros((4, *shape), np.float32)
     reach = 0.4 * min(shape)
@@ -433,10 +436,11 @@ def _drops(shape: tuple[int, int], cover: float, radius: float, rng: Rng) -> Flo
 
 
 def raindrop(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Parameters]:
-    """Drops on a pane before the lens: each shows the scene upside down, small and out of focus, with soft edges.
+    """Drops on a pane before the lens: each shows the scene upside down, small, out of focus, soft-edged.
 
-    Upside down means the light of the sky fills their lower half, so they are brighter than the scene and dark at
-    the top. All drops of a photo share one defocus. The pane between them is wet and a little blurred in places.
+    Upside down means the light of the sky fills their lower half, so they are brighter than the scene and
+    dark at the top. All drops of a photo share one defocus. The pane between them is wet and a little blurred
+    in places.
     """
     shape = (pixels.shape[0], pixels.shape[1])
     scale = _scale(pixels)
@@ -471,7 +475,7 @@ def raindrop(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Paramet
 def _streaks(
     shape: tuple[int, int], *, density: float, length: float, thickness: float, angle: float, rng: Rng
 ) -> Plane:
-    """A layer of parallel streaks, each up to 1; `density` is streaks per pixel, the angle is degrees off vertical."""
+    """A layer of parallel streaks, each up to 1; `density` per pixel, `angle` in degrees off vertical."""
     height, width = shape
     side = int(math.hypot(height, width)) + 3
     canvas = np.zeros(side * side, np.float32)
@@ -494,10 +498,10 @@ def _streaks(
 
 
 def rainy(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Parameters]:
-    """Streaks of falling drops at several depths: far ones fine and dense, near ones long and wide; a veil behind.
+    """Streaks of falling drops at several depths: far ones fine and dense, near ones long and wide.
 
-    Additive in stored values (light as Rain100L at severity 0.3, heavy as Rain100H near 1) or, as in real photos,
-    translucent in linear light with a veil of far rain.
+    Additive in stored values (light as Rain100L at severity 0.3, heavy as Rain100H near 1) or, as in real
+    photos, translucent in linear light with a veil of far rain.
     """
     shape = (pixels.shape[0], pixels.shape[1])
     scale = _scale(pixels)
@@ -532,7 +536,7 @@ def rainy(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Parameters
 
 
 def _flakes(shape: tuple[int, int], radius: float, cover: float, rng: Rng) -> Plane:
-    """Round and oval flakes of about one radius that cover about a share of the photo, each of its own opacity."""
+    """Round and oval flakes of about one radius, of many opacities, that cover about a share of the photo."""
     height, width = shape
     canvas = np.zeros(shape, np.uint8)
     count = max(1, round(cover * height * width / (math.pi * radius**2)))
@@ -550,7 +554,7 @@ def _flakes(shape: tuple[int, int], radius: float, cover: float, rng: Rng) -> Pl
 
 
 def snowy(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Parameters]:
-    """Flakes of several distances, blurred by defocus and fall, over a veil of snow too far to be seen singly."""
+    """Flakes at several distances, blurred by defocus and fall, over a veil of flakes too far to be seen."""
     shape = (pixels.shape[0], pixels.shape[1])
     scale = _scale(pixels)
     angle, fall = _between(rng, -45, 45), _between(rng, 0, 3)
@@ -596,7 +600,7 @@ def _smeared(plane: Plane, reach: float, angle: float) -> Plane:
 
 
 def _polygon(shape: tuple[int, int], size: float, rng: Rng) -> UInt8[np.ndarray, "h w"]:
-    """A filled star-shaped polygon of a size relative to the shorter side, anywhere in the photo or over its border."""
+    """A filled star-shaped polygon of a size relative to the shorter side, anywhere, also over the border."""
     height, width = shape
     count = int(rng.integers(3, 11))
     angles = np.sort(rng.random(count)) * 2 * math.pi
@@ -645,8 +649,10 @@ def _branches(shape: tuple[int, int], rng: Rng) -> Plane:
             cv2.line(mask, line[0], line[1], 255, max(1, round(thickness)), cv2.LINE_AA, 4)
             if leaves:
                 cv2.circle(mask, line[1], int(16 * length * _between(rng, 0.1, 0.3)), 255, -1, cv2.LINE_AA, 4)
-            for turn in (_between(rng, -0.8, -0.1), _between(rng, 0.1, 0.8)):
-                forks.append((*end, heading + turn, length * _between(rng, 0.55, 0.9), thickness * 0.65))
+            forks += [
+                (*end, heading + turn, length * _between(rng, 0.55, 0.9), thickness * 0.65)
+                for turn in (_between(rng, -0.8, -0.1), _between(rng, 0.1, 0.8))
+            ]
         stems = forks
     return mask.astype(np.float32) / np.float32(255)
 
@@ -672,7 +678,7 @@ def _shadow_shape(kind: str, shape: tuple[int, int], rng: Rng) -> Plane:
 
 
 def _shadow_where_light_is(kind: str, light: Pixels, rng: Rng) -> Plane:
-    """A shadow of the named kind that takes 8 to 75 % of the photo's light; after some tries, the last one drawn."""
+    """A shadow of the named kind over 8 to 75 % of the photo's light; after twelve tries, the last one."""
     luma = light.mean(axis=2)
     total = max(float(luma.sum()), 1e-6)
     mask = luma
@@ -789,7 +795,7 @@ def _fill(kind: str, shape: tuple[int, int], rng: Rng) -> Float32[np.ndarray, "#
 
 
 def uncompleted(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Parameters]:
-    """Parts of the photo are gone, up to half at severity 1: strokes, scratches, boxes or writing, mostly white."""
+    """Parts of the photo are gone, up to half: strokes, scratches, boxes or writing, mostly white."""
     shape = (pixels.shape[0], pixels.shape[1])
     kind = _choice(rng, {"strokes": 0.55, "scratches": 0.15, "boxes": 0.15, "writing": 0.15})
     missing = severity * _between(rng, 0.35, 0.5) * (0.5 if kind in ("scratches", "writing") else 1)
@@ -873,7 +879,7 @@ def _low_pass(size: int, rng: Rng) -> Float[np.ndarray, "k k"]:
 
 
 def _bell(size: int, kind: str, sigma: tuple[float, float], rng: Rng) -> Float[np.ndarray, "k k"]:
-    """Gaussian exp(-q/2), generalised exp(-q^beta/2) or plateau 1/(1+q^beta) of the squared distance q in sigmas."""
+    """Gaussian exp(-q/2), generalised exp(-q^beta/2), plateau 1/(1+q^beta); q: squared distance in sigmas."""
     _, x, y = _radius_and_angle(size)
     family, form = kind.split()
     sigma_x = _between(rng, *sigma)
@@ -924,7 +930,7 @@ def _ir_kernel(size: int, sigma: tuple[float, float], rng: Rng) -> Float[np.ndar
 
 
 def _wiener(pixels: Pixels, kernel: Float[np.ndarray, "k k"]) -> Pixels:
-    """The pixels with the kernel taken out again, at an assumed noise power of 0.006; this too leaves rings."""
+    """The pixels with the kernel taken out again, assuming a noise power of 0.006; this too leaves rings."""
     padded = np.pad(pixels, ((20, 20), (20, 20), (0, 0)), mode="symmetric")
     response = np.zeros(padded.shape[:2])
     half = kernel.shape[0] // 2
@@ -982,8 +988,8 @@ def _ir_resize(pixels: Pixels, height: int, width: int, rng: Rng, names: set[str
 def _wild_ir(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Parameters]:
     """Three stages of blur, resizing, noise and JPEG in random order; severity is not used.
 
-    published: one blur in ten is that of an under-display camera whose measured kernel is not in the repository;
-    it is left out.
+    published: one blur in ten is that of an under-display camera whose measured kernel is not in the
+    repository; it is left out.
     """
     height, width = pixels.shape[:2]
     names: set[str] = set()
@@ -1056,15 +1062,23 @@ def _seed(rng: Rng) -> int:
     return int(rng.integers(2**63))
 
 
-def degrade(pixels: Pixels, name: str, *, severity: float, rng: Rng, settings: Settings = "wild") -> Degraded:
-    """The pixels with one degradation of a severity from 0 (untouched) to 1 (as heavy as benchmarks have it).
+def degrade(
+    pixels: Pixels, name: str | Sequence[str], *, severity: float, rng: Rng, settings: Settings = "wild"
+) -> Degraded:
+    """The pixels with one degradation, or several in the order given.
 
-    `paper` settings follow the paper's protocol and have one severity only. Raises UsageError for an unknown name
-    or a severity outside [0, 1].
+    Severity goes from 0 (untouched) to 1 (as heavy as the benchmarks have it); `paper` settings follow the
+    paper's protocol and have one severity only. Raises UsageError for an unknown name or a severity outside.
+
+    >>> grey = np.full((8, 8, 3), 0.5, np.float32)
+    >>> degrade(grey, "noisy", severity=0.5, rng=np.random.default_rng(3)).record["text"]
+    'noisy'
     """
     if not 0 <= severity <= 1:
         raise UsageError(f"severity {severity:g} is not between 0 and 1")
-    return _run(pixels, [(degradation(name, known=tuple(DEGRADE)), float(severity), settings, _seed(rng))])
+    known = tuple(DEGRADE)
+    names = [degradation(word, known=known) for word in ([name] if isinstance(name, str) else name)]
+    return _run(pixels, [(each, float(severity), settings, _seed(rng)) for each in names])
 
 
 def replay(pixels: Pixels, record: Record) -> Pixels:
@@ -1077,13 +1091,19 @@ SEVERITIES = (0.12, 1.0)
 """Range from which `wild` draws the severity of a single degradation."""
 
 MIXTURE_SEVERITIES = (0.12, 0.7)
-"""Range from which severities in a mixture are drawn: parts of full severity would leave nothing to restore."""
+"""Range of the severities in a mixture: parts of full severity would leave nothing to restore."""
 
 PHYSICAL_ORDER = (
     *("shadowed", "hazy", "snowy", "rainy", "raindrop"),
     *("motion-blurry", "low-light", "noisy", "jpeg-compressed", "uncompleted"),
 )
 """How light meets them: things in the scene, the air, the pane, the camera, the file."""
+
+
+def _shares(names: Sequence[str], weights: Sequence[float] | None) -> Float[np.ndarray, "k"]:
+    """The weights of the names scaled to sum 1; equal ones where none are given."""
+    given = np.ones(len(names)) if weights is None else np.asarray(weights, np.float64)
+    return given / given.sum()
 
 
 def mixture(
@@ -1094,13 +1114,12 @@ def mixture(
     weights: Sequence[float] | None = None,
     severity: tuple[float, float] = MIXTURE_SEVERITIES,
 ) -> Degraded:
-    """Two or three different degradations; in three of four draws in the order of nature, else in any order."""
-    shares = None if weights is None else np.asarray(weights, np.float64) / np.sum(weights)
-    possible = len(names) if weights is None else sum(weight > 0 for weight in weights)
-    count = min(2 if _chance(rng, 0.65) else 3, possible)
+    """Two or three different degradations, in three of four draws in the order of nature, else in any."""
+    shares = _shares(names, weights)
+    count = min(2 if _chance(rng, 0.65) else 3, int(np.count_nonzero(shares)))
     drawn = [names[int(i)] for i in rng.choice(len(names), size=count, replace=False, p=shares)]
     if _chance(rng, 0.75):
-        drawn.sort(key=PHYSICAL_ORDER.index)
+        drawn.sort(key=lambda name: PHYSICAL_ORDER.index(name) if name in PHYSICAL_ORDER else -1)
     return _run(pixels, [(name, _between(rng, *severity), "wild", _seed(rng)) for name in drawn])
 
 
@@ -1113,19 +1132,18 @@ def wild(
     names: Sequence[str] = DEGRADATIONS,
     weights: Sequence[float] | None = None,
 ) -> Degraded:
-    """The pixels as the wild has them: left clean, with a mixture, or with one of the names, by the shares."""
+    """The pixels as the wild has them: left clean, with a mixture, or with one degradation, by the shares."""
     kind = float(rng.random())
     if kind < clean_share:
         return _finished(pixels, pixels, [])
     if kind < clean_share + mixture_share:
         return mixture(pixels, rng=rng, names=names, weights=weights)
-    shares = None if weights is None else np.asarray(weights, np.float64) / np.sum(weights)
-    name = names[int(rng.choice(len(names), p=shares))]
+    name = names[int(rng.choice(len(names), p=_shares(names, weights)))]
     return degrade(pixels, name, severity=_between(rng, *SEVERITIES), rng=rng)
 
 
 def wild_ir(pixels: Pixels, rng: Rng) -> Degraded:
-    """The pixels with the random degradation of wild-IR, never clean; the record names blur, rings, noise, JPEG."""
+    """The pixels with the random degradation of wild-IR, never clean, named by what was drawn."""
     return _run(pixels, [("wild-ir", 1.0, "wild-ir", _seed(rng))])
 
 
