@@ -1,4 +1,4 @@
-"""Shrinking for the encoder as the published system does it: Pillow's bicubic, to the last bit (PAPER 1.1)."""
+"""Resizing for the encoder as the published system does it: Pillow's bicubic, bit for bit (PAPER 1.1)."""
 
 import numpy as np
 from jaxtyping import Float64, UInt8
@@ -6,7 +6,7 @@ from jaxtyping import Float64, UInt8
 from daclip.image.photo import Photo
 
 _FRACTION_BITS = 22
-"""Pillow keeps 8-bit weights as whole numbers of 1 / 2^22, and rounds to 8 bits after each of the two passes."""
+"""Pillow keeps weights as whole numbers of 1 / 2^22, and rounds to 8 bits after each of its two passes."""
 
 _SUPPORT = 2.0
 
@@ -48,17 +48,16 @@ def _across(
         used = np.flatnonzero(part.any(axis=1))
         low, high = used[0], used[-1] + 1
         sums = part[low:high].T @ columns[low:high]
-        result[start : start + block] = np.clip(
-            np.floor((sums + 2 ** (_FRACTION_BITS - 1)) / 2**_FRACTION_BITS), 0, 255
-        )
+        rounded = np.floor((sums + 2 ** (_FRACTION_BITS - 1)) / 2**_FRACTION_BITS)
+        result[start : start + block] = np.clip(rounded, 0, 255)
     return result.reshape(outputs, height, 3).swapaxes(0, 1)
 
 
 def _weights(length: int, new_length: int, start: int, count: int) -> tuple[int, Float64[np.ndarray, "w n"]]:
-    """Pillow's weights for `count` outputs from `start` on: the first input they use, and a row for each input."""
+    """Pillow's weights for `count` outputs from `start` on: first input used, a row for each input."""
     scale = length / new_length
     widening = max(scale, 1.0)
-    spans: list[tuple[int, Float64[np.ndarray, w]]] = []
+    spans: list[tuple[int, Float64[np.ndarray, ...]]] = []
     for output in range(start, start + count):
         centre = (output + 0.5) * scale
         low = max(int(centre - _SUPPORT * widening + 0.5), 0)
@@ -83,7 +82,7 @@ def _bicubic(x: Float64[np.ndarray, "w"]) -> Float64[np.ndarray, "w"]:
 
 
 def shortest_side(height: int, width: int, side: int) -> tuple[int, int]:
-    """Height and width when the shortest side becomes `side`; the other is cut to a whole number, as published."""
+    """Height and width when the shortest side becomes `side`; the other is cut to a whole number."""
     if width <= height:
         return int(side * height / width), side
     return side, int(side * width / height)
