@@ -1,12 +1,13 @@
-"""`daclip degrade IN OUT`: damage clean photos on purpose, by the words of the paper."""
+"""`daclip degrade IN OUT`: make photos worse on purpose, to test or to train."""
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from zlib import crc32
 
 import click
+
+from daclip.cli.terminal import Terminal, options
 
 if TYPE_CHECKING:
     from daclip.degradations import Degraded
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     type=click.Choice(["wild", "paper"]),
     default="wild",
     show_default=True,
-    help="Physical models, or the paper's protocol (which has one severity).",
+    help="Physical models, or the paper's protocol, which has one severity.",
 )
-@click.option("--record", "record_file", type=click.Path(path_type=Path), help="JSON file for what was done.")
+@click.option("--record", type=click.Path(path_type=Path), help="JSON file for what was done.")
 @click.option("-r", "--recursive", is_flag=True, help="Folders inside IN too.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are already there.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per photo on stdout.")
+@options
 def command(
     source: Path,
     target: Path,
@@ -37,11 +39,14 @@ def command(
     severity: float,
     seed: int,
     settings: Literal["wild", "paper"],
-    record_file: Path | None,
+    record: Path | None,
     recursive: bool,
     overwrite: bool,
     as_json: bool,
-) -> None:
+    quiet: bool,
+    verbose: int,
+    color: str,
+) -> int:
     r"""Degrade the photo IN, or every photo of the folder IN, and write OUT.
 
     In a folder OUT the photos become PNG files of the same name, so that writing adds no damage of its own.
@@ -52,42 +57,33 @@ def command(
     """
     from daclip.errors import PhotoError, UsageError
     from daclip.image import find_photos
-    from daclip.vocabulary import degradations as named
+    from daclip.vocabulary import degradations
 
-    names = None if words is None else named(words)
+    terminal = Terminal(quiet=quiet, verbosity=verbose, color=color)
+    names = None if words is None else degradations(words)
     if names is None and settings == "paper":
         raise UsageError("the paper's protocol needs a degradation", hint="name one with --as")
     photos = find_photos([source], recursive=recursive)
     if not photos:
         raise PhotoError("missing", source, "no photos in this folder")
     done: list[dict[str, Any]] = []
-    failed: list[str] = []
-    for path in photos:
-        # in a folder each photo draws for itself, whatever else lies there
-        own = (crc32(path.relative_to(source).as_posix().encode()),) if source.is_dir() else ()
-        try:
-            done.append(
-                _degrade_file(
-                    path,
-                    _place(path, source, target),
-                    names,
-                    severity=severity,
-                    seed=(seed, *own),
-                    settings=settings,
-                    overwrite=overwrite,
-                )
-            )
-        except PhotoError as error:
-            failed.append(f"{error.path or path}: {error}")
-            click.echo(f"error: {failed[-1]}", err=True)
-            continue
-        click.echo(json.dumps(done[-1]) if as_json else f"{done[-1]['output']}\t{_told(done[-1])}")
-    if record_file is not None:
-        record_file.write_text(json.dumps(done if source.is_dir() else done[-1:], indent=1) + "\n", "utf-8")
-    if failed and len(photos) > 1:
-        click.echo("\n".join([f"{len(failed)} of {len(photos)} failed:", *failed]), err=True)
-    if failed:
-        sys.exit(1)
+    with terminal.progress(len(photos)) as progress:
+        for path in photos:
+            place, own_seed = _place(path, source, target), _seed(seed, path, source)
+            try:
+                photo, degraded = _degraded(path, names, severity=severity, seed=own_seed, settings=settings)
+                output = _written(photo, degraded, place, overwrite=overwrite)
+            except PhotoError as error:
+                terminal.fail(f"{error.path or path}: {error}", error=error)
+                continue
+            finally:
+                progress.finish(path)
+            line = {"schema": "daclip.degrade/1", "input": str(path), "output": str(output)}
+            done.append({**line, "record": degraded.record})
+            terminal.result(json.dumps(done[-1]) if as_json else f"{output}\t{_told(degraded)}")
+    if record is not None:
+        record.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+    return terminal.end(len(photos))
 
 
 def _place(path: Path, source: Path, target: Path) -> Path:
@@ -97,45 +93,35 @@ def _place(path: Path, source: Path, target: Path) -> Path:
     return target / f"{path.stem}.png" if target.is_dir() else target
 
 
-def _degrade_file(
+def _seed(seed: int, path: Path, source: Path) -> list[int]:
+    """The seed of one photo; in a folder each draws by its name, whatever else lies there."""
+    return [seed, crc32(path.relative_to(source).as_posix().encode())] if source.is_dir() else [seed]
+
+
+def _degraded(
     path: Path,
-    place: Path,
     names: tuple[str, ...] | None,
     *,
     severity: float,
-    seed: tuple[int, ...],
+    seed: list[int],
     settings: Literal["wild", "paper"],
-    overwrite: bool,
-) -> dict[str, Any]:
-    """Read, degrade (by chance where no names are given) and write one photo; what was done, for JSON."""
-    from daclip.errors import missing_extra
-
-    try:
-        from daclip import degradations
-    except ModuleNotFoundError as error:
-        raise missing_extra(error, "degrading photos") from error
+) -> "tuple[Photo, Degraded]":
+    """One photo read and degraded: as asked, or, without names, as chance has it."""
     import numpy as np
 
+    from daclip.degradations import degrade, wild
     from daclip.image import read
 
     photo = read(path)
     pixels = photo.crop(0, 0, photo.height, photo.width)
     rng = np.random.default_rng(seed)
     if names is None:
-        degraded = degradations.wild(pixels, rng, clean_share=0)
-    else:
-        degraded = degradations.degrade(pixels, names, severity=severity, rng=rng, settings=settings)
-    output = _written(photo, degraded, place, overwrite=overwrite)
-    return {
-        "schema": "daclip.degrade/1",
-        "input": str(path),
-        "output": str(output),
-        "record": degraded.record,
-    }
+        return photo, wild(pixels, rng, clean_share=0)
+    return photo, degrade(pixels, names, severity=severity, rng=rng, settings=settings)
 
 
 def _written(photo: "Photo", degraded: "Degraded", place: Path, *, overwrite: bool) -> Path:
-    """Write the degraded pixels as the photo they were made from."""
+    """Write the degraded pixels in the photo's depth, colours and bands, with its metadata."""
     import numpy as np
 
     from daclip.image import write
@@ -146,7 +132,6 @@ def _written(photo: "Photo", degraded: "Degraded", place: Path, *, overwrite: bo
     return write(photo, values, place, overwrite=overwrite)
 
 
-def _told(line: dict[str, Any]) -> str:
+def _told(degraded: "Degraded") -> str:
     """What was done, for people: each part with its severity."""
-    parts = line["record"]["parts"]
-    return ", ".join(f"{part['name']} {part['severity']:.2f}" for part in parts)
+    return ", ".join(f"{part['name']} {part['severity']:.2f}" for part in degraded.record["parts"])
