@@ -314,7 +314,7 @@ class Restorer:
         on_progress: Progress | None,
     ) -> Pixels:
         """All tiles once: steps e to g of the path of a photo."""
-        canvas = tiling.Canvas(photo.height, photo.width, photo.dtype)
+        canvas = tiling.Canvas(tiles, photo.dtype)
         before, after = _Range(), _Range()
         for number, tile in enumerate(tiles):
 
@@ -382,7 +382,9 @@ class Restorer:
         per_pixel, band = self.folder.config.bytes_per_pixel, 16 * photo.width
         left = max(self.memory_bytes - self._fixed_bytes - kept, 0)
         side = int((-band + (band**2 + 4 * per_pixel * left) ** 0.5) / (2 * per_pixel))
-        least = min(self._smallest_side, max(photo.width, photo.height))
+        multiple = self.folder.config.multiple
+        padded = -(-max(photo.width, photo.height) // multiple) * multiple
+        least = min(self._smallest_side, padded)
         if side < least:
             needed = self._fixed_bytes + kept + per_pixel * least**2 + band * least
             raise PhotoError(
@@ -503,7 +505,7 @@ def _pixels(planes: Float32[np.ndarray, "1 3 h w"]) -> Float32[np.ndarray, "h w 
 
 
 def _blend(photo: Photo, full: Pixels | None, strength: float) -> Pixels:
-    """The blend mu + strength (full - mu) in the photo's depth; by strips, without a float copy of a photo."""
+    """The blend mu + strength (full - mu) in the photo's depth; by strips, without a whole float copy."""
     result = np.empty((photo.height, photo.width, 3), photo.dtype)
     rows = max(1, 2_000_000 // photo.width)
     white = 255 if photo.dtype == np.uint8 else 65535

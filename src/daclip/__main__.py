@@ -1,0 +1,5 @@
+"""`python -m daclip`, the same as `daclip`."""
+
+from daclip.cli import main
+
+main()
