@@ -321,7 +321,7 @@ def low_light(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Parame
     hold. A pedestal (stray light, black level) lifts the deepest shadows. Both as measured on real dark and
     light pairs.
     """
-    exposure = math.exp(-math.log(120) * severity**0.75 * _between(rng, 0.8, 1))
+    exposure = math.exp(-math.log(120) * severity**0.65 * _between(rng, 0.8, 1))
     cast = _near_white(rng, 0.3 * severity)
     highlights = _between(rng, 0, 5) * severity
     pedestal = _between(rng, 0, 5e-4) * severity
@@ -368,10 +368,10 @@ def _camera_noise(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Pa
     between channels; least noise in the highlights, where the tone curve is flat.
     """
     light = to_linear(pixels)
-    shot, read = (severity**1.5 * 10 ** _between(rng, -2.6, -2) for _ in range(2))
-    grain, blotch = _between(rng, 0.45, 0.9), _between(rng, 0.1, 0.6)
-    shared = _between(rng, 0.3, 0.9)
-    gains = np.array([_between(rng, 1, 1.7), 1, _between(rng, 1, 1.7)], np.float32)
+    shot, read = severity**2 * 10 ** _between(rng, -2.4, -1.8), severity**2 * 10 ** _between(rng, -3.2, -2.3)
+    grain, blotch = _between(rng, 0.5, 0.95), _between(rng, 0.1, 0.8)
+    shared = _between(rng, 0.1, 0.65)
+    gains = np.array([_between(rng, 1.1, 1.9), 1, _between(rng, 1.1, 1.9)], np.float32)
     noise = _sensor_noise(light, shot, read, rng)
     noise += (noise[..., 1:2] - noise) * np.float32(shared)
     # a blur of deviation s leaves 1 / (2 s sqrt(pi)) of the deviation of white noise
