@@ -23,6 +23,8 @@ def applies(icc: bytes) -> bool:
     """
     if icc[16:20] != b"RGB ":
         raise ValueError("the colour profile is not one for RGB")
+    if icc[36:40] != b"acsp" or int.from_bytes(icc[:4], "big") > len(icc):
+        raise ValueError("the colour profile is damaged")
     steps = np.linspace(0, 65535, 9).astype(np.uint16)
     lattice = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(27, 27, 3)
     try:

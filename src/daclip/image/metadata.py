@@ -4,7 +4,7 @@ import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 from xml.etree import ElementTree as Xml
 
 import defusedxml.ElementTree
@@ -25,8 +25,9 @@ def fields_of(image: vips.Image) -> Fields:
     for name in image.get_fields():
         if name.startswith(_KEPT) and not name.startswith(_DROPPED):
             kept[name] = cast("bytes | str | int", image.get(name))
-    if isinstance(xmp := kept.get("xmp-data"), bytes):
-        kept["xmp-data"] = _upright(xmp)
+    for name, change in (("xmp-data", _upright), ("exif-data", _without_thumbnail)):
+        if isinstance(value := kept.get(name), bytes):
+            kept[name] = change(value)
     return kept
 
 
@@ -77,7 +78,7 @@ _LIBJPEG_LUMA_SUM = 3685
 """Sum of the 64 numbers of the table that libjpeg calls quality 50."""
 
 
-def _luma_table(file: BinaryIO) -> list[int] | None:
+def _luma_table(file: io.BufferedIOBase) -> list[int] | None:
     file.seek(2)
     while (head := file.read(4)) and len(head) == 4 and head[0] == 0xFF and head[1] != 0xDA:
         length = int.from_bytes(head[2:], "big") - 2
@@ -90,6 +91,16 @@ def _luma_table(file: BinaryIO) -> list[int] | None:
             values = body[1 : 1 + 64 * wide]
             return [int.from_bytes(values[i : i + wide], "big") for i in range(0, len(values), wide)]
     return None
+
+
+def _without_thumbnail(exif: bytes) -> bytes:
+    """The EXIF with its second directory, which holds the thumbnail, taken out of the chain."""
+    start = 6 if exif.startswith(b"Exif\0\0") else 0
+    order = "little" if exif[start : start + 2] == b"II" else "big"
+    first = start + int.from_bytes(exif[start + 4 : start + 8], order)
+    entries = int.from_bytes(exif[first : first + 2], order)
+    pointer = first + 2 + 12 * entries
+    return exif[:pointer] + bytes(len(exif[pointer : pointer + 4])) + exif[pointer + 4 :]
 
 
 def _upright(xmp: bytes) -> bytes:

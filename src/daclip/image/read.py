@@ -170,7 +170,7 @@ def _read_vips(found: Found, limits: Limits) -> Photo:
         metadata=metadata.fields_of(image),
         pixels_per_mm=(image.xres, image.yres),
         quality=metadata.jpeg_quality(found.source) if found.kind == "jpeg" else None,
-        lossless=found.kind in ("png", "tiff", "gif") or found.head[12:16] == b"VP8L",
+        lossless=found.kind in ("png", "tiff", "gif") or (found.kind == "webp" and b"VP8L" in found.head),
         sample_bits=vips.number(image, "bits-per-sample", bits),
         warnings=warnings,
         decode=partial(
@@ -293,7 +293,8 @@ def _ends_early(found: Found) -> bool:
         return int.from_bytes(found.head[4:8], "little") + 8 > found.size_bytes
     if found.kind == "tiff":
         order = "little" if found.head[:2] == b"II" else "big"
-        return int.from_bytes(found.head[4:8], order) >= found.size_bytes
+        # its directory, which often comes last, and the values it points to take some 200 bytes
+        return int.from_bytes(found.head[4:8], order) + 512 > found.size_bytes
     return found.size_bytes < 64
 
 

@@ -34,6 +34,8 @@ WRITABLE_SUFFIXES: dict[str, Format] = {
     ".avif": "avif",
 }
 _SUFFIX: dict[Format, str] = {"jpeg": ".jpg", "png": ".png", "tiff": ".tif", "webp": ".webp", "avif": ".avif"}
+_NO_DPI = (25, 72)
+"""Dots per inch that libvips makes up for photos that do not say."""
 _BITS: dict[Format, tuple[int, ...]] = {
     "jpeg": (8,),
     "png": (8, 16),
@@ -150,7 +152,8 @@ def new_file(path: Path, *, overwrite: bool, like: Path | None = None) -> Genera
     except (OSError, vips.Error) as error:
         raise _write_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _put_in_place(temporary: Path, path: Path, *, overwrite: bool) -> None:
@@ -243,8 +246,12 @@ def _prepared(
         lossless=photo.lossless and quality is None,
         raw_bytes=array.nbytes,
     )
+    keep = _kept_kinds(fields)
+    if format == "jpeg" and round(25.4 * photo.pixels_per_mm[0]) not in _NO_DPI and not strip_metadata:
+        # libvips writes the resolution of a JPEG only into EXIF
+        keep |= vips.Keep.EXIF
     image = metadata.put(image, fields, pixels_per_mm=photo.pixels_per_mm)
-    return image, SAVERS[format](saving) | {"keep": _kept_kinds(fields)}
+    return image, SAVERS[format](saving) | {"keep": keep}
 
 
 def _kept_kinds(fields: metadata.Fields) -> int:
