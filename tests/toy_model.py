@@ -139,11 +139,11 @@ def _one_pass() -> onnx.ModelProto:
 def _diffusion() -> onnx.ModelProto:
     """The exact noise when the mended photo is the clean one: (x - mu - (mended - mu) alpha_t) / sbar_t."""
     sde = IRSDE()
-    times = np.arange(sde.steps + 1)
+    times = np.arange(sde.steps + 1.0)
     nodes, constants = _mend()
     constants |= {
-        "alphas": np.array([float(sde.alpha(int(t))) for t in times], np.float32),
-        "sigmas": np.array([max(float(sde.sigma_bar(int(t))), 1e-6) for t in times], np.float32),
+        "alphas": np.array(sde.alpha(times), np.float32),
+        "sigmas": np.array(np.maximum(sde.sigma_bar(times), 1e-6), np.float32),
         "spread": np.array([1, 2, 3], np.int64),
         "all": np.array([1], np.int64),
     }

@@ -19,7 +19,7 @@ from daclip.image import Format, Photo
 from daclip.models import ModelFolder
 from daclip.tiling import Tile
 
-Strength = float | Mapping[str, float]
+Strength = int | float | Mapping[str, int | float]
 """How far to go, 0 to 1: one number, or one for each degradation; degradations not named go all the way."""
 
 Progress = Callable[[int, int], object]
@@ -60,7 +60,7 @@ class Restored:
     def pixels(self) -> Pixels:
         """The result in the photo's own depth, sRGB: mu + strength (full - mu), strip by strip."""
         if self.full is None or self.action == "unchanged":
-            return _blend(self.photo, None, 0)
+            return _blend(self.photo, None, 0.0)
         return self.full if self.strength == 1 else _blend(self.photo, self.full, self.strength)
 
     def at(self, strength: Strength) -> "Restored":
@@ -187,6 +187,7 @@ class Restorer:
         _check_strength(strength, known)
         if strength == 0:
             return _unchanged(photo, run, "strength is 0", None)
+        side = tile or self._tile_side(photo)  # before anything is decoded: it may not fit
         seen = embeddings or self.encode(photo, views=views)
         found = detection.detect(seen.degradation, texts)
         names = named or found.found
@@ -207,7 +208,7 @@ class Restorer:
         if named or mask is not None:
             degradation = _of_words(names, texts, length=float(np.linalg.norm(degradation)))
         condition = Embeddings(content=_mean(seen.content), degradation=degradation)
-        full, notes = self._in_tiles(photo, condition, run, mask=mask, tile=tile, on_progress=on_progress)
+        full, notes = self._in_tiles(photo, condition, run, mask=mask, side=side, on_progress=on_progress)
         return Restored(
             photo=photo,
             action="restored",
@@ -276,12 +277,11 @@ class Restorer:
         run: "_Run",
         *,
         mask: Photo | None,
-        tile: int | None,
+        side: int,
         on_progress: Progress | None,
     ) -> tuple[Pixels, tuple[str, ...]]:
         """The restored pixels, and notes. The one place that meets a lack of memory: the tile is halved."""
         config = self.folder.config
-        side = tile or self._tile_side(photo)
         notes: list[str] = []
         while True:
             tiles = tiling.plan(

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from daclip.checkpoints import from_pretrained
+from daclip import checkpoints
 from daclip.detect import Embeddings
 from daclip.errors import UsageError
 from daclip.models import ModelFolder
@@ -26,7 +26,7 @@ class TorchEngine:
         self.precision = "fp32" if precision == "auto" else precision
         if threads and self._device.type == "cpu":
             torch.set_num_threads(threads)
-        model = from_pretrained(folder.path)
+        model = checkpoints.load(folder)
         self._encoder = model.daclip.to(self._device).eval()
         self._restorer = None if model.network is None else model.network.to(self._device).eval()
 
