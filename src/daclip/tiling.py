@@ -90,65 +90,73 @@ def plan(
 ) -> list[Tile]:
     """Tiles of equal size that cover the photo, row by row from the top, with the least to compute.
 
-    The whole photo is one tile where it fits; otherwise neighbours share at least `overlap` pixels. Sides are
-    multiples of `multiple` unless the photo is smaller; what a network pads to a multiple counts as memory.
+    The whole photo is one tile where it fits; otherwise neighbours share at least `overlap` pixels. All tiles
+    start at multiples of `multiple`, and have such sides except where the photo ends first: so a network that
+    works on a coarser grid sees the same grid in every tile, and pads where it would pad the whole photo.
 
     Raises PhotoError `no-memory` naming the smallest budget that works.
     """
-    pixels = memory_bytes // bytes_per_pixel
-    if _padded(height, multiple) * _padded(width, multiple) <= pixels:
-        return [Tile(top=0, left=0, height=height, width=width)]
-    heights = _sides(height, multiple=multiple, overlap=overlap)
-    widths = _sides(width, multiple=multiple, overlap=overlap)
-    best: tuple[int, int, int, int] | None = None
-    for rows, tile_height in heights:
-        # the fewest columns that fit beside this many rows
-        fitting = (
-            (c, w) for c, w in widths if _padded(tile_height, multiple) * _padded(w, multiple) <= pixels
-        )
-        columns, tile_width = next(fitting, (0, 0))
-        if columns:
-            work = rows * columns * tile_height * tile_width
-            best = min(best or (work, rows, tile_height, tile_width), (work, rows, tile_height, tile_width))
-    if best is None:
-        needed = _padded(heights[-1][1], multiple) * _padded(widths[-1][1], multiple) * bytes_per_pixel
+    rows, columns = math.ceil(height / multiple), math.ceil(width / multiple)
+    shared = math.ceil(overlap / multiple)
+    cell_bytes = bytes_per_pixel * multiple**2
+    tallest, widest = _least_work(rows, columns, shared=shared, cells=memory_bytes // cell_bytes)
+    if not tallest:
+        needed = min(rows, _smallest(shared)) * min(columns, _smallest(shared)) * cell_bytes
         raise PhotoError(
             "no-memory",
             None,
             f"{memory_bytes / 1e6:,.0f} MB are too little for the smallest tile",
             hint=f"give at least {math.ceil(needed / 1e6):,} MB",
         )
-    _, _, tile_height, tile_width = best
     return [
-        Tile(top=top, left=left, height=tile_height, width=tile_width)
-        for top in _starts(height, tile_height, overlap)
-        for left in _starts(width, tile_width, overlap)
+        Tile(
+            top=top * multiple,
+            left=left * multiple,
+            height=min(tallest * multiple, height - top * multiple),
+            width=min(widest * multiple, width - left * multiple),
+        )
+        for top in _starts(rows, tallest, shared)
+        for left in _starts(columns, widest, shared)
     ]
 
 
-def _padded(length: int, multiple: int) -> int:
-    return math.ceil(length / multiple) * multiple
+def _least_work(rows: int, columns: int, *, shared: int, cells: int) -> tuple[int, int]:
+    """Sides of the tile of at most `cells` that makes the least to compute; 0, 0 where none is possible.
+
+    Here and below lengths are counted in cells of `multiple` pixels.
+    """
+    best = (math.inf, 0, 0)
+    wide = _sides(columns, shared)
+    for tall_count, tall in _sides(rows, shared):
+        # the fewest columns that fit beside this many rows
+        wide_count, widest = next(((n, side) for n, side in wide if tall * side <= cells), (0, 0))
+        if wide_count:
+            best = min(best, (tall_count * wide_count * tall * widest, tall, widest))
+    return best[1:]
 
 
-def _sides(length: int, *, multiple: int, overlap: int) -> list[tuple[int, int]]:
+def _smallest(shared: int) -> int:
+    """A tile advances by at least what it shares, so that no more than two tiles are needed in one place."""
+    return max(2 * shared, 1)
+
+
+def _sides(length: int, shared: int) -> list[tuple[int, int]]:
     """How many tiles along one axis, and how long each is: from one whole to the smallest sensible."""
-    # a tile advances by at least its overlap, so that no more than two tiles share a place
-    smallest = min(length, _padded(max(2 * overlap, overlap + 1), multiple))
-    sides: list[tuple[int, int]] = [(1, length)]
+    sides = [(1, length)]
     count = 2
-    while sides[-1][1] > smallest:
-        side = max(smallest, _padded(math.ceil((length + (count - 1) * overlap) / count), multiple))
+    while sides[-1][1] > _smallest(shared):
+        side = max(_smallest(shared), math.ceil((length + (count - 1) * shared) / count))
         if side < sides[-1][1]:
-            sides.append((len(_starts(length, side, overlap)), side))
+            sides.append((len(_starts(length, side, shared)), side))
         count += 1
     return sides
 
 
-def _starts(length: int, side: int, overlap: int) -> list[int]:
-    """Evenly spread starts of spans of `side` that cover `length` and share at least `overlap`."""
+def _starts(length: int, side: int, shared: int) -> list[int]:
+    """Evenly spread starts of spans of `side` that cover `length`, neighbours sharing at least `shared`."""
     if side >= length:
         return [0]
-    count = math.ceil((length - overlap) / (side - overlap))
+    count = math.ceil((length - shared) / (side - shared))
     return [(length - side) * i // (count - 1) for i in range(count)]
 
 
