@@ -116,6 +116,9 @@ class ClipText(nn.Module):
         super().__init__()
         self.clip = clip
         self.tokenizer = tokenizer
+        if isinstance(mask := getattr(clip, "attn_mask", None), Tensor):
+            # it is in no file: computed here, so that it is real in a model built on the meta device
+            clip.attn_mask = torch.full(mask.shape, -math.inf, device="cpu").triu(1)
 
     def tokenize(self, texts: list[str]) -> Int[Tensor, "b n"]:
         """Token numbers, padded with 0; longer texts are cut."""

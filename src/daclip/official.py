@@ -1,7 +1,7 @@
 """Published files -> our modules: safe reading, architecture from shapes, every key accounted for.
 
-Reads what the training code of DA-CLIP, IR-SDE and Refusion writes, in every wrapper it or its users put around
-the weights. Nothing is unpickled beyond an allow-list.
+Reads what the training code of DA-CLIP, IR-SDE and Refusion writes, in every wrapper it or its users put
+around the weights. Nothing is unpickled beyond an allow-list.
 """
 
 import _codecs
@@ -12,7 +12,7 @@ import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from daclip.clip import ClipConfig, DaClip, vit
+from daclip.clip import ClipConfig, DaClip, read_clip_config, vit
 from daclip.errors import ModelError
 from daclip.networks import nafnet_refusion, unet
 
@@ -40,14 +40,24 @@ def load_daclip(path: str | Path, config: ClipConfig | None = None) -> DaClip:
     Raises:
         ModelError: the file cannot be read, is of another kind, or does not fit; `details` name every key.
     """
+    return daclip_of(path, config)[0]
+
+
+def daclip_of(path: str | Path, config: ClipConfig | None = None) -> tuple[DaClip, dict[str, Any]]:
+    """The DA-CLIP of a published file and its description, as `config.json` of a model folder keeps it."""
     path = Path(path)
     state = read_state(path)
     if (kind := _kind(state)) != "daclip":
-        raise ModelError(f"{path}: {kind}, not a DA-CLIP file", hint=_HINTS[kind])
+        raise ModelError(f"{path}: {_KINDS[kind]}, not a DA-CLIP file", hint=_HINTS[kind])
     state = _one_image_tower(state, path)
-    model = vit(clip_config(state, path) if config is None else config, pairing="reversed")
-    fill(model, state, path, name_in_file=_published_name)
-    return model.eval()
+    values = clip_config(state, path) if config is None else read_clip_config(config)
+    model = filled(lambda: vit(values, pairing="reversed"), state, path, name_in_file=_published_name)
+    return model, {"name": "open_clip", "config": values, "pairing": "reversed"}
+
+
+def is_daclip(path: str | Path) -> bool:
+    """True for a file with a controller, which load_daclip reads; False for what load_network may read."""
+    return _kind(read_state(Path(path))) == "daclip"
 
 
 def load_network(path: str | Path) -> nn.Module:
@@ -64,21 +74,19 @@ def load_network(path: str | Path) -> nn.Module:
 
 
 def network_of(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The restorer of a published file and its description: {"name": ..., constructor arguments}."""
+    """The restorer of a published file and its description, as `config.json` of a model folder keeps it."""
     path = Path(path)
     state = read_state(path)
     kind = _kind(state)
     if kind in ("daclip", "clip"):
-        raise ModelError(f"{path}: {kind} weights, not a restorer", hint=_HINTS[kind])
+        raise ModelError(f"{path}: {_KINDS[kind]}, not a restorer", hint=_HINTS[kind])
     if kind == "spandrel":
         return _by_spandrel(state, path), {"name": "spandrel"}
     try:
         arguments = _ARGUMENTS[kind](state)
     except ModelError as error:
         raise ModelError(f"{path}: {error.message}", hint=error.hint) from error
-    network = _NETWORKS[kind](arguments)
-    fill(network, state, path)
-    return network.eval(), {"name": kind, **arguments}
+    return filled(lambda: _NETWORKS[kind](arguments), state, path), {"name": kind, **arguments}
 
 
 # ---- reading
@@ -164,12 +172,20 @@ def _kind(state: Mapping[str, Tensor]) -> str:
     return "spandrel"
 
 
+_KINDS = {
+    "daclip": "a DA-CLIP",
+    "clip": "a plain CLIP without controller",
+    "unet": "a U-Net restorer",
+    "nafnet-refusion": "a Refusion restorer",
+    "spandrel": "a network without controller",
+}
+
 _HINTS = {
-    "daclip": "load_daclip reads it",
+    "daclip": "read it with load_daclip",
     "clip": "daclip.clip.vit starts a DA-CLIP from CLIP weights",
-    "unet": "load_network reads it",
-    "nafnet-refusion": "load_network reads it",
-    "spandrel": "load_network may read it",
+    "unet": "read it with load_network",
+    "nafnet-refusion": "read it with load_network",
+    "spandrel": "if it restores, read it with load_network",
 }
 
 _ARGUMENTS: dict[str, Callable[[State], dict[str, Any]]] = {
@@ -284,22 +300,36 @@ def _same_name(name: str) -> str:
     return name
 
 
-def fill(
-    module: nn.Module, state: State, path: Path, *, name_in_file: Callable[[str], str] = _same_name
-) -> None:
-    """Copy weights from a file into a module, each exactly once and in the right shape.
+Module = TypeVar("Module", bound=nn.Module)
 
-    Raises ModelError that counts missing, unexpected and misshaped weights; `details` name each as the file does.
+
+def filled(
+    build: Callable[[], Module], state: State, path: Path, *, name_in_file: Callable[[str], str] = _same_name
+) -> Module:
+    """A module with the weights of a file, each exactly once and in the right shape; in evaluation mode.
+
+    Raises ModelError that counts missing, unexpected and misshaped weights; `details` name them all.
     """
-    wanted = {name_in_file(name): name for name in module.state_dict()}
-    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    with torch.device("meta"):  # no memory and no random start for weights that come from the file
+        module = build()
+    own = module.state_dict()
+    wanted = {name_in_file(name): name for name in own}
+    _check_weights(state, {name: tuple(own[ours].shape) for name, ours in wanted.items()}, path)
+    weights = {ours: state[name].to(own[ours].dtype, copy=True) for name, ours in wanted.items()}
+    module.load_state_dict(weights, assign=True)
+    assert not any(buffer.is_meta for buffer in module.buffers()), "a buffer that is in no file stayed empty"
+    return module.eval()
+
+
+def _check_weights(state: State, wanted: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Raise ModelError unless the weights are exactly the wanted names in the wanted shapes."""
     faults = {
         "missing": [name for name in wanted if name not in state],
         "unexpected": [name for name in state if name not in wanted],
         "misshaped": [
-            f"{name} {_shape(state[name].shape)} instead of {_shape(shapes[ours])}"
-            for name, ours in wanted.items()
-            if name in state and tuple(state[name].shape) != shapes[ours]
+            f"{name} {_shape(state[name].shape)} instead of {_shape(shape)}"
+            for name, shape in wanted.items()
+            if name in state and tuple(state[name].shape) != shape
         ],
     }
     if any(faults.values()):
@@ -313,7 +343,6 @@ def fill(
             hint="all are in --verbose; is it a file of another model?",
             details=tuple(f"{fault}: {name}" for fault, names in faults.items() for name in names),
         )
-    module.load_state_dict({ours: state[name] for name, ours in wanted.items()})
 
 
 def _shape(shape: tuple[int, ...]) -> str:
