@@ -68,16 +68,16 @@ def unit(vectors: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n d"]:
 
 def probabilities(degradation: Float[np.ndarray, "b d"], texts: ClassTexts) -> Float32[np.ndarray, "b k"]:
     """Class probabilities of degradation embeddings, by the rule of the texts."""
-    logits = texts.scale * (unit(degradation.astype(np.float64)) @ unit(texts.embeddings.astype(np.float64)).T)
+    logits = texts.scale * (
+        unit(degradation.astype(np.float64)) @ unit(texts.embeddings.astype(np.float64)).T
+    )
     if texts.rule == "sigmoid":
         return (1 / (1 + np.exp(-(logits + texts.bias)))).astype(np.float32)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def detect(
-    degradation: Float[np.ndarray, "n d"], texts: ClassTexts, *, threshold: float = 0.5
-) -> Detection:
+def detect(degradation: Float[np.ndarray, "n d"], texts: ClassTexts, *, threshold: float = 0.5) -> Detection:
     """What is wrong with one photo, from the degradation embeddings of its n views.
 
     Probabilities are averaged over the views. A degradation is found when its probability reaches the threshold and

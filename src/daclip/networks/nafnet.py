@@ -1,0 +1,230 @@
+"""NAFNet and its conditioned forms: one pass from a degraded photo to a clean one.
+
+NAFNet (Chen et al., ECCV 2022) as published, plus the rows "NAFNet + Degradation" and "NAFNet + DA-CLIP" of the DA-CLIP
+paper's Table 3. Module names are the published ones, so plain checkpoints load as they are.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of each pixel, with gain and offset (eps 1e-6)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The normalised map; channels-last input needs no copy."""
+        normalised = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, eps=1e-6)
+        return normalised.permute(0, 3, 1, 2)
+
+
+class SimpleGate(nn.Module):
+    """First half of the channels times the second half (NAFNet section 3.3)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A tensor with half the channels (axis 1)."""
+        first, second = x.chunk(2, dim=1)
+        return first * second
+
+
+class NAFBlock(nn.Module):
+    """NAFNet's block; with `embedding` channels it is modulated as in Refusion, by what is wrong instead of the time.
+
+    Args:
+        channels: width c of the map.
+        embedding: size of the conditioning vector; 0 for the plain block.
+        attention: `pool` scales channels by the map's global average (the published simplified channel attention);
+            `embedding` by the conditioning vector instead, so that a tile gives the same pixels as the whole photo.
+        gain: start of the two residual gains, 0 as published.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        embedding: int = 0,
+        attention: Literal["pool", "embedding"] = "pool",
+        gain: float = 0.0,
+    ) -> None:
+        super().__init__()
+        c = channels
+        self.norm1, self.norm2 = ChannelNorm(c), ChannelNorm(c)
+        self.conv1 = nn.Conv2d(c, 2 * c, 1)
+        self.conv2 = nn.Conv2d(2 * c, 2 * c, 3, padding=1, groups=2 * c)
+        self.conv3 = nn.Conv2d(c, c, 1)
+        self.conv4 = nn.Conv2d(c, 2 * c, 1)
+        self.conv5 = nn.Conv2d(c, c, 1)
+        self.sg = SimpleGate()
+        self.sca = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(c, c, 1)) if attention == "pool" else None
+        self.beta = nn.Parameter(torch.full((1, c, 1, 1), gain))
+        self.gamma = nn.Parameter(torch.full((1, c, 1, 1), gain))
+        self.mlp = None
+        if embedding:
+            last = nn.Linear(embedding // 2, (4 if self.sca else 5) * c)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.mlp = nn.Sequential(SimpleGate(), last)
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"] | None = None
+    ) -> Float[Tensor, "b c h w"]:
+        """The map after channel mixing with depthwise context, then the feed-forward part."""
+        a, modulation = self.norm1(x), None
+        if self.mlp is not None and embedding is not None:
+            modulation = self.mlp(embedding)[:, :, None, None].chunk(4 if self.sca else 5, dim=1)
+            a = a * (modulation[1] + 1) + modulation[0]
+        a = self.sg(self.conv2(self.conv1(a)))
+        if self.sca is not None:
+            a = a * self.sca(a)
+        elif modulation is not None:
+            a = a * (modulation[4] + 1)
+        y = x + self.conv3(a) * self.beta
+        b = self.norm2(y)
+        if modulation is not None:
+            b = b * (modulation[3] + 1) + modulation[2]
+        return y + self.conv5(self.sg(self.conv4(b))) * self.gamma
+
+
+class Blocks(nn.ModuleList):
+    """NAFBlocks one after another, all given the same conditioning vector."""
+
+    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+        """The map after all blocks."""
+        for block in self:
+            x = block(x, embedding)
+        return x
+
+
+class NAFNet(nn.Module):
+    """NAFNet: plain, + Degradation, or + DA-CLIP; adds its output to the photo.
+
+    Args:
+        width: channels w at the first level, doubled at each further one.
+        encoder_blocks, middle_blocks, decoder_blocks: NAFBlocks per level, first level first (decoder: last first).
+        context_dim: width of the DA-CLIP embeddings; None for the plain network.
+        degradation: modulate every block by the degradation prompt.
+        content: add the content embedding to the modulation: with one content token, cross-attention is the same
+            vector at every position (docs/paper.md), so this is its whole effect.
+        attention: see NAFBlock.
+        shuffle: pixel-unshuffle factor of the stem; 2 works at half resolution at a third of the cost.
+        gain: see NAFBlock.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int = 32,
+        encoder_blocks: Sequence[int] = (1, 1, 1, 28),
+        middle_blocks: int = 1,
+        decoder_blocks: Sequence[int] = (1, 1, 1, 1),
+        context_dim: int | None = None,
+        degradation: bool = False,
+        content: bool = False,
+        attention: Literal["pool", "embedding"] = "pool",
+        shuffle: int = 1,
+        gain: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.shuffle = shuffle
+        self.multiple = shuffle * 2 ** len(encoder_blocks)
+        size = 4 * width if (degradation or content) else 0
+        planes = 3 * shuffle**2
+
+        def level(count: int, channels: int) -> Blocks:
+            blocks = (
+                NAFBlock(channels, embedding=size, attention=attention, gain=gain) for _ in range(count)
+            )
+            return Blocks(blocks)
+
+        self.intro = nn.Conv2d(planes, width, 3, padding=1)
+        self.ending = nn.Conv2d(width, planes, 3, padding=1)
+        widths = [width * 2**i for i in range(len(encoder_blocks) + 1)]
+        self.encoders = nn.ModuleList(level(n, c) for n, c in zip(encoder_blocks, widths, strict=False))
+        self.downs = nn.ModuleList(nn.Conv2d(c, 2 * c, 2, stride=2) for c in widths[:-1])
+        self.middle_blks = level(middle_blocks, widths[-1])
+        self.ups = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, 2 * c, 1, bias=False), nn.PixelShuffle(2)) for c in widths[:0:-1]
+        )
+        self.decoders = nn.ModuleList(
+            level(n, c) for n, c in zip(decoder_blocks, widths[-2::-1], strict=True)
+        )
+        self.prompt = DegradationPrompt(context_dim, size) if degradation and context_dim else None
+        self.content_mlp = ContentVector(context_dim, size) if content and context_dim else None
+
+    def embedding(
+        self, content: Float[Tensor, "b d"] | None, degradation: Float[Tensor, "b d"] | None
+    ) -> Float[Tensor, "b e"] | None:
+        """The conditioning vector of all blocks; None for the plain network."""
+        parts: list[Tensor] = []
+        if self.prompt is not None and degradation is not None:
+            parts.append(self.prompt(degradation))
+        if self.content_mlp is not None and content is not None:
+            parts.append(self.content_mlp(content))
+        return torch.stack(parts).sum(0) if parts else None
+
+    def forward(
+        self,
+        mu: Float[Tensor, "b 3 h w"],
+        content: Float[Tensor, "b d"] | None = None,
+        degradation: Float[Tensor, "b d"] | None = None,
+    ) -> Float[Tensor, "b 3 h w"]:
+        """The clean photo, unclamped. Embeddings un-normalised. Any size: padded right and bottom, then cropped."""
+        height, width = mu.shape[-2:]
+        padded = F.pad(mu, (0, -width % self.multiple, 0, -height % self.multiple))
+        x = self.intro(F.pixel_unshuffle(padded, self.shuffle) if self.shuffle > 1 else padded)
+        vector = self.embedding(content, degradation)
+        skips: list[Tensor] = []
+        for encoder, down in zip(self.encoders, self.downs, strict=True):
+            x = encoder(x, vector)
+            skips.append(x)
+            x = down(x)
+        x = self.middle_blks(x, vector)
+        for decoder, up in zip(self.decoders, self.ups, strict=True):
+            x = decoder(up(x) + skips.pop(), vector)
+        x = self.ending(x)
+        residual = F.pixel_shuffle(x, self.shuffle) if self.shuffle > 1 else x
+        return (padded + residual)[..., :height, :width]
+
+
+class DegradationPrompt(nn.Module):
+    """The learned prompt weighted by the degradation embedding (DA-CLIP section 3.3).
+
+    p = Linear(e * softmax(mlp(e_d)) * prompt): the published form times its size e, so that the weights are 1 on
+    average and the prompt is felt from the first step.
+    """
+
+    def __init__(self, context_dim: int, size: int) -> None:
+        super().__init__()
+        self.text_mlp = nn.Sequential(nn.Linear(context_dim, size), nn.SiLU(), nn.Linear(size, size))
+        self.weights = nn.Parameter(torch.rand(1, size))
+        self.prompt_mlp = nn.Linear(size, size)
+
+    def forward(self, degradation: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
+        """The conditioning vector of un-normalised degradation embeddings."""
+        chosen = self.text_mlp(degradation).softmax(dim=1) * self.weights.shape[1]
+        return self.prompt_mlp(chosen * self.weights)
+
+
+class ContentVector(nn.Module):
+    """The content embedding as a conditioning vector, from its direction alone; starts at zero."""
+
+    def __init__(self, context_dim: int, size: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(context_dim, size)
+        self.out = nn.Linear(size, size)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, content: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
+        """The conditioning vector of content embeddings."""
+        unit = F.normalize(content, dim=1) * content.shape[1] ** 0.5
+        return self.out(F.silu(self.hidden(unit)))

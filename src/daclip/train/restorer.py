@@ -1,0 +1,86 @@
+"""Stage 2: the restorer. Patches of degraded photos in, patches of clean photos out, told what the encoder saw."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from daclip import clip
+from daclip.train.controller import Batch, draw_views, normalised, planes
+from daclip.train.presets import RestorerRun
+from daclip.vocabulary import CLEAN
+
+
+class RestorerJob(nn.Module):
+    """A one-pass restorer in training, with its frozen encoder."""
+
+    def __init__(self, run: RestorerRun, encoder: clip.DaClip, network: nn.Module) -> None:
+        super().__init__()
+        self.run = run
+        self.encoder = encoder.requires_grad_(False).eval()
+        self.network = network.to(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def embeddings(
+        self, regions: Float[Tensor, "b 3 h w"], generator: torch.Generator
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        """Content and degradation embedding of one view of each region."""
+        (views,) = draw_views([regions], self.run.view, generator)
+        found = self.encoder.encode(normalised(views, clip.COMPACT_MEAN, clip.COMPACT_STD))
+        return found.content.float(), found.degradation.float()
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """The loss of patches cut from the regions of a batch, and figures for the log."""
+        degraded, clean = planes(batch.degraded), planes(batch.clean)
+        content, degradation = self.embeddings(degraded, generator)
+        count = self.run.patches_per_region
+        mu, x0 = _patches([degraded, clean], self.run.patch, count, generator)
+        restored = self.network(
+            mu, content.repeat_interleave(count, 0), degradation.repeat_interleave(count, 0)
+        )
+        error = (restored.float() - x0).abs().mean((1, 2, 3))
+        loss = (error + 1e-3).log().mean() if self.run.loss == "log-l1" else error.mean()
+        gain = psnr(restored.float().clamp(0, 1), x0) - psnr(mu, x0)
+        return loss, {"l1": error.mean().item(), "gain": gain.clamp(-60, 60).mean().item()}
+
+    @torch.no_grad()
+    def validate(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """PSNR of input and result per degradation (mixtures under "mixed"), on whole regions, 8 bit."""
+        rows: dict[str, list[tuple[float, float]]] = {}
+        for number, batch in enumerate(batches):
+            mu, x0 = planes(batch.degraded), planes(batch.clean)
+            restored = self.network(mu, *self.embeddings(mu, torch.Generator().manual_seed(number)))
+            restored = (restored.float().clamp(0, 1) * 255).round() / 255
+            for parts, before, after in zip(batch.names, psnr(mu, x0), psnr(restored, x0), strict=True):
+                word = "mixed" if len(parts) > 1 else (parts or (CLEAN,))[0]
+                rows.setdefault(word, []).append((float(before), float(after)))
+        figures = {f"psnr/{word}": sum(after for _, after in row) / len(row) for word, row in rows.items()}
+        inputs = {f"input/{word}": sum(before for before, _ in row) / len(row) for word, row in rows.items()}
+        gains = [figures[f"psnr/{word}"] - inputs[f"input/{word}"] for word in rows if word != CLEAN]
+        return {**inputs, **figures, "gain": sum(gains) / len(gains)}
+
+
+def _patches(
+    regions: Sequence[Float[Tensor, "b 3 h w"]], side: int, count: int, generator: torch.Generator
+) -> list[Float[Tensor, "n 3 p p"]]:
+    """`count` cuts of each region, the same ones in each tensor given, channels-last."""
+    b, _, height, width = regions[0].shape
+    tops = torch.randint(height - side + 1, (b, count), generator=generator).tolist()
+    lefts = torch.randint(width - side + 1, (b, count), generator=generator).tolist()
+    return [
+        torch.stack(
+            [
+                pixels[i, :, y : y + side, x : x + side]
+                for i in range(b)
+                for y, x in zip(tops[i], lefts[i], strict=True)
+            ]
+        ).contiguous(memory_format=torch.channels_last)
+        for pixels in regions
+    ]
+
+
+def psnr(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:
+    """PSNR in dB of each pair, for pixels in [0, 1]; equal pictures give 100."""
+    return -10 * F.mse_loss(a, b, reduction="none").mean((1, 2, 3)).clamp(min=1e-10).log10()
