@@ -62,11 +62,11 @@ def exp_remainder(z: float, terms: int) -> float:
 
 @dataclass(frozen=True)
 class IRSDE:
-    """dx = theta_t (mu - x) dt + sigma_t dw with sigma_t² = 2 max_sigma² theta_t, from x0 at 0 to mu plus noise.
+    """The process dx = theta_t (mu - x) dt + sigma_t dw, from clean x0 at time 0 to mu plus noise.
 
-    Times run from 0 to `steps`; the unit of theta is such that exp(-theta_bar_steps dt) = eps. Between whole
-    times theta is constant, so its running sum theta_bar is linear. States of double precision are computed
-    exactly, others with the published single-precision numbers.
+    sigma_t² = 2 max_sigma² theta_t. Times run from 0 to `steps`; the unit of theta is such that
+    exp(-theta_bar_steps dt) = eps. Between whole times theta is constant, so its running sum theta_bar is linear.
+    States of double precision are computed exactly, others with the published single-precision numbers.
 
     Args:
         max_sigma: the standing noise level (the paper's lambda), in [0, 1] units; 1 and more are read as grey
@@ -125,10 +125,10 @@ class IRSDE:
             return _same_kind(t, np.log(self._alpha(times)) - np.log(self._sigma_bar(times)))
 
     def weight(self, t: Time) -> Any:
-        """What an error of the noise is worth in the next state: max_sigma (1 - A²) / (A sqrt(1 - B²)).
+        """Worth of a noise error in the next state: max_sigma (1 - A²) / (A sqrt(1 - B²)).
 
-        A, B as in `reverse_step` for s = t - 1. The weight of the bias-free objective: the L1 of `weight` times
-        the noise error equals the L1 between the optimum steps of true and predicted noise.
+        A, B as in `reverse_step` for s = t - 1. The weight of the bias-free objective: the L1 of `weight`
+        times the noise error equals the L1 between the optimum steps of true and predicted noise.
         """
         h, alpha = self._gap(t, _numbers(t) - 1), self._alpha(_numbers(t))
         return _same_kind(t, -self.max_sigma * np.expm1(-2 * h) * np.exp(h) / np.sqrt(1 - alpha**2))
@@ -367,7 +367,7 @@ def _fit(x: Array, values: Numbers) -> Any:
     """A number, or one value for each sample shaped to multiply x."""
     if np.ndim(values) == 0:
         return float(values)
-    each = cast(Any, like(x, values))
+    each = like(x, values)
     return each.reshape(each.shape + (1,) * (x.ndim - each.ndim))
 
 

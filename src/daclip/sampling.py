@@ -1,7 +1,7 @@
 """Samplers: from mu plus noise back to a clean photo, by walking an IRSDE with a network.
 
-All take `(sde, predict, mu, noise)` and the same options, for numpy arrays or torch tensors. Inside, x is the state
-and D the predicted clean photo minus mu. docs/paper.md, "Samplers".
+All take `(sde, predict, mu, noise)` and the same options, for numpy arrays or torch tensors.
+docs/paper.md, "Samplers".
 """
 
 import math
@@ -24,17 +24,17 @@ Progress = Callable[[int, int], object]
 """Called after every step with the number of steps done and of all steps."""
 
 Steps = int | Sequence[int | float] | None
-"""How many network calls, or the times themselves from high to low, ending at 0; None is every time of the table."""
+"""How many network calls, or the times themselves from high to low; None is every time of the table."""
 
 Spacing = Literal["t", "lambda"]
 
 
 @runtime_checkable
 class Draws(Protocol):
-    """Recorded standard normal draws: a sequence of arrays like mu, or one array with the draws along axis 0."""
+    """Recorded standard normal draws: a sequence of arrays like mu, or one array, draws along axis 0."""
 
-    def __getitem__(self, step: int, /) -> Any: ...  # noqa: D105
-    def __len__(self) -> int: ...  # noqa: D105
+    def __getitem__(self, step: int, /) -> Any: ...
+    def __len__(self) -> int: ...
 
 
 Noise = Callable[[int], Any] | Draws
@@ -63,8 +63,8 @@ def posterior(
         noise: where the draws come from; one a step, the last without effect.
         steps: number of network calls.
         spacing: steps of equal time, or of equal ln(alpha / sigma_bar).
-        unbias: the network was trained with the published objective, and its bias is to be taken off. Published
-            numbers are without.
+        unbias: take off the bias of a network trained with the published objective. Published numbers are
+            without.
         on_progress: called after every step.
     """
     times = nodes(sde, steps, spacing=spacing)
@@ -89,7 +89,7 @@ def sde(
     unbias: bool = False,
     on_progress: Progress | None = None,
 ) -> Float[A, "b 3 h w"]:
-    """A clean photo by Euler steps of the reverse SDE, as in the paper's tables; arguments as for `posterior`."""
+    """A clean photo by Euler steps of the reverse SDE, as in the paper's tables; arguments of `posterior`."""
     times = nodes(sde, steps, spacing=spacing)
     draw = _source(noise, len(times))
     x = sde.noise_state(mu, draw(0))
@@ -112,7 +112,7 @@ def ode(
     unbias: bool = False,
     on_progress: Progress | None = None,
 ) -> Float[A, "b 3 h w"]:
-    """A clean photo by Euler steps of the flow ODE, with one draw for the start; arguments as for `posterior`."""
+    """A clean photo by Euler steps of the flow ODE, one draw for the start; arguments of `posterior`."""
     times = nodes(sde, steps, spacing=spacing)
     x = sde.noise_state(mu, _source(noise, 1)(0))
     for i, (t, s) in enumerate(pairwise(times), start=1):
@@ -135,17 +135,13 @@ def mrs(
     form: Literal["sde", "ode"] = "sde",
     on_progress: Progress | None = None,
 ) -> Float[A, "b 3 h w"]:
-    """A clean photo by a multistep exponential integrator: few steps, 5 to 20; arguments as for `posterior`.
+    """A clean photo by a multistep exponential integrator, good at 5 to 20 steps.
 
-    The linear part of the reverse SDE or flow ODE is solved exactly in l = ln(alpha / sigma_bar), and the network's
-    answer is continued from the last `order` calls as a polynomial in l. A last step to 0 returns the predicted clean
-    photo.
-
-    Args:
-        sde, predict, mu, noise, steps, spacing, unbias, on_progress: as for `posterior`.
-        order: 1 to 3. Data, SDE, order 1 is `posterior`; ODE, order 1 is DDIM.
-        prediction: which answer is continued, the clean photo or the noise.
-        form: with fresh noise in each step, or with that of the start alone.
+    The linear part of the reverse SDE or flow ODE is solved exactly in l = ln(alpha / sigma_bar), and the
+    answer is continued from the last `order` calls as a polynomial in l. A last step to 0 returns the clean
+    photo predicted there. Arguments as for `posterior`, and `order` 1 to 3 (1 with data and SDE is
+    `posterior`, with ODE it is DDIM); `prediction`, what is continued: the clean photo or the noise; `form`:
+    fresh noise in each step, or none.
     """
     if order not in (1, 2, 3):
         raise UsageError(f"mrs of order {order}", hint="1, 2 or 3")
@@ -220,10 +216,11 @@ def _tell(on_progress: Progress | None, done: int, times: list[float]) -> None:
 def _exponential(
     sde: IRSDE, t: float, s: float, *, prediction: str, form: str
 ) -> tuple[float, tuple[float, float, float], float]:
-    """The exact step from t to s > 0: factor of x - mu, weights of the answer and its l-derivatives, noise std.
+    """The step from t to s > 0: factor of x - mu, weights of the answer and its l-derivatives, noise std.
 
     With r_n(z) = exp(z) minus n terms of its series, k = 2 for the SDE and 1 for the ODE, gap = l_s - l_t:
-    data -alpha_s r_1(-k gap), alpha_s r_2(-k gap) / k, -alpha_s r_3(-k gap) / k²; noise -k sigma_bar_s r_n(gap).
+    data -alpha_s r_1(-k gap), alpha_s r_2(-k gap) / k, -alpha_s r_3(-k gap) / k²;
+    noise -k sigma_bar_s r_n(gap).
     """
     gap = sde.half_log_snr(s) - sde.half_log_snr(t)
     alpha, sigma = cast(float, sde.alpha(s)), cast(float, sde.sigma_bar(s))

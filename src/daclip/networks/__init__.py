@@ -1,0 +1,1 @@
+"""The restorers: one file for each network, its blocks included."""
