@@ -26,6 +26,7 @@ from daclip.vocabulary import DEGRADATIONS, degradation, mixture_text
 Pixels = Float32[np.ndarray, "h w 3"]
 Plane = Float32[np.ndarray, "h w"]
 Rng = np.random.Generator
+Number = int | float  # the type checker of the tests takes no int for a float
 Parameters = dict[str, Any]
 Settings = Literal["wild", "paper"]
 Degrade = Callable[[np.ndarray, float, Rng], tuple[np.ndarray, Parameters]]
@@ -60,7 +61,7 @@ class Degraded:
 # ---- shared by several of the ten ----
 
 
-def _between(rng: Rng, low: float, high: float) -> float:
+def _between(rng: Rng, low: Number, high: Number) -> float:
     """A uniform draw as a plain float."""
     return low + (high - low) * float(rng.random())
 
@@ -111,7 +112,7 @@ def to_stored(light: Float32[np.ndarray, "*s 3"]) -> Float32[np.ndarray, "*s 3"]
     return _looked_up(_tables()[1], light)
 
 
-def _rounded(pixels: Pixels) -> Pixels:
+def _rounded(pixels: Float32[np.ndarray, "h w c"]) -> Float32[np.ndarray, "h w c"]:
     """The pixels on the 8-bit grid."""
     return (np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8).astype(np.float32) / np.float32(255)
 
@@ -121,7 +122,7 @@ def _blurred(plane: np.ndarray, sigma: float) -> np.ndarray:
     return plane if sigma < 0.15 else cv2.GaussianBlur(plane, (0, 0), sigma)
 
 
-def _field(shape: tuple[int, int], cells: float, rng: Rng) -> Plane:
+def _field(shape: tuple[int, int], cells: Number, rng: Rng) -> Plane:
     """A smooth random field in [0, 1] with about `cells` bumps along the longer side."""
     height, width = shape
     longest = max(height, width)
@@ -157,7 +158,7 @@ def _listed(values: np.ndarray) -> list[float]:
 # ---- motion-blurry ----
 
 
-def _trajectory(extent: float, wobble: float, rng: Rng) -> Float[np.ndarray, "n 2"]:
+def _trajectory(extent: Number, wobble: float, rng: Rng) -> Float[np.ndarray, "n 2"]:
     """Path of a point over the exposure: a random walk of direction and speed, `extent` pixels long or wide.
 
     Its mean is zero, so the photo is not shifted.
@@ -369,7 +370,7 @@ def _camera_noise(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Pa
     """
     light = to_linear(pixels)
     shot, read = severity**2 * 10 ** _between(rng, -2.4, -1.8), severity**2 * 10 ** _between(rng, -3.2, -2.3)
-    grain, blotch = _between(rng, 0.5, 0.95), _between(rng, 0.1, 0.8)
+    grain, blotch = _between(rng, 0.55, 0.95), _between(rng, 0.1, 0.8)
     shared = _between(rng, 0.1, 0.65)
     gains = np.array([_between(rng, 1.1, 1.9), 1, _between(rng, 1.1, 1.9)], np.float32)
     noise = _sensor_noise(light, shot, read, rng)
@@ -719,12 +720,17 @@ def shadowed(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Paramet
 # ---- uncompleted ----
 
 
-def _strokes(shape: tuple[int, int], missing: float, thickness: tuple[float, float], rng: Rng) -> np.ndarray:
-    """Zigzag strokes with round ends, drawn until a share of the photo is covered; 255 = missing."""
+def _strokes(
+    shape: tuple[int, int], missing: float, thickness: tuple[Number, Number], rng: Rng
+) -> UInt8[np.ndarray, "h w"]:
+    """Zigzag strokes with round ends, drawn until a share of the photo is covered; 255 = missing.
+
+    The thickness is drawn from a range relative to the shorter side.
+    """
     height, width = shape
     side = min(shape)
     mask = np.zeros(shape, np.uint8)
-    for _ in range(400):
+    for _ in range(400):  # far more than it takes; an end for photos of a few pixels
         x, y = _between(rng, 0, width), _between(rng, 0, height)
         heading = _between(rng, 0, 2 * math.pi)
         thick = max(1, round(side * _between(rng, *thickness)))
@@ -732,14 +738,14 @@ def _strokes(shape: tuple[int, int], missing: float, thickness: tuple[float, flo
             length = side * _between(rng, 0.04, 0.22)
             end = (x + math.cos(heading) * length, y + math.sin(heading) * length)
             cv2.line(mask, (round(x), round(y)), (round(end[0]), round(end[1])), 255, thick)
+            if cv2.countNonZero(mask) >= missing * mask.size:
+                return mask
             x, y = end
             heading += _between(rng, -1.2, 1.2) + (math.pi if _chance(rng, 0.3) else 0)
-        if cv2.countNonZero(mask) >= missing * mask.size:
-            break
     return mask
 
 
-def _boxes(shape: tuple[int, int], missing: float, rng: Rng) -> np.ndarray:
+def _boxes(shape: tuple[int, int], missing: float, rng: Rng) -> UInt8[np.ndarray, "h w"]:
     """Rectangles that cover a share of the photo together; 255 = missing."""
     height, width = shape
     mask = np.zeros(shape, np.uint8)
@@ -759,7 +765,7 @@ def _boxes(shape: tuple[int, int], missing: float, rng: Rng) -> np.ndarray:
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789&@%!?"
 
 
-def _writing(shape: tuple[int, int], missing: float, rng: Rng) -> np.ndarray:
+def _writing(shape: tuple[int, int], missing: float, rng: Rng) -> UInt8[np.ndarray, "h w"]:
     """Lines of random writing over the photo; 255 = missing. More is missing with more and bolder lines."""
     height, width = shape
     mask = np.zeros(shape, np.uint8)
@@ -834,8 +840,8 @@ def _paper_jpeg(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Para
 
 def _paper_uncompleted(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Parameters]:
     """Thick strokes with round ends, white, 3.5 to 50 % missing, 30 % on average; severity is not used."""
-    missing = 0.035 + 0.465 * float(rng.beta(2.2, 1.7))
-    mask = _strokes((pixels.shape[0], pixels.shape[1]), missing, (0.045, 0.065), rng)
+    missing = 0.035 + 0.465 * float(rng.beta(2.0, 1.5))
+    mask = _strokes((pixels.shape[0], pixels.shape[1]), missing, (0.035, 0.053), rng)
     gone = (mask > 0)[..., None]
     return np.where(gone, np.float32(1), pixels), {"missing": round(float(gone.mean()), 3)}
 
@@ -979,7 +985,10 @@ def _ir_noise(pixels: Pixels, rng: Rng, names: set[str]) -> Pixels:
 _INTERPOLATIONS = (cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LINEAR)
 
 
-def _ir_resize(pixels: Pixels, height: int, width: int, rng: Rng, names: set[str]) -> Pixels:
+def _ir_resize(
+    pixels: Pixels, height: int, width: int, rng: Rng, names: set[str]
+) -> Float32[np.ndarray, "{max(1,height)} {max(1,width)} 3"]:
+    """The pixels at another size."""
     names.add("blur")
     kind = _INTERPOLATIONS[int(rng.integers(3))]
     return np.clip(cv2.resize(pixels, (max(1, width), max(1, height)), interpolation=kind), 0, 1)
@@ -1063,7 +1072,7 @@ def _seed(rng: Rng) -> int:
 
 
 def degrade(
-    pixels: Pixels, name: str | Sequence[str], *, severity: float, rng: Rng, settings: Settings = "wild"
+    pixels: Pixels, name: str | Sequence[str], *, severity: Number, rng: Rng, settings: Settings = "wild"
 ) -> Degraded:
     """The pixels with one degradation, or several in the order given.
 
@@ -1100,7 +1109,7 @@ PHYSICAL_ORDER = (
 """How light meets them: things in the scene, the air, the pane, the camera, the file."""
 
 
-def _shares(names: Sequence[str], weights: Sequence[float] | None) -> Float[np.ndarray, "k"]:
+def _shares(names: Sequence[str], weights: Sequence[Number] | None) -> Float[np.ndarray, "k"]:
     """The weights of the names scaled to sum 1; equal ones where none are given."""
     given = np.ones(len(names)) if weights is None else np.asarray(weights, np.float64)
     return given / given.sum()
@@ -1111,8 +1120,8 @@ def mixture(
     *,
     rng: Rng,
     names: Sequence[str] = DEGRADATIONS,
-    weights: Sequence[float] | None = None,
-    severity: tuple[float, float] = MIXTURE_SEVERITIES,
+    weights: Sequence[Number] | None = None,
+    severity: tuple[Number, Number] = MIXTURE_SEVERITIES,
 ) -> Degraded:
     """Two or three different degradations, in three of four draws in the order of nature, else in any."""
     shares = _shares(names, weights)
@@ -1127,10 +1136,10 @@ def wild(
     pixels: Pixels,
     rng: Rng,
     *,
-    clean_share: float = 0.1,
-    mixture_share: float = 0.2,
+    clean_share: Number = 0.1,
+    mixture_share: Number = 0.2,
     names: Sequence[str] = DEGRADATIONS,
-    weights: Sequence[float] | None = None,
+    weights: Sequence[Number] | None = None,
 ) -> Degraded:
     """The pixels as the wild has them: left clean, with a mixture, or with one degradation, by the shares."""
     kind = float(rng.random())
