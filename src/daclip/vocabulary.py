@@ -49,7 +49,8 @@ def degradation(word: str, *, known: Sequence[str] = DEGRADATIONS) -> str:
     name = name if name in known else ALIASES.get(name, name)
     if name in known:
         return name
-    near = get_close_matches(name, [*known, *ALIASES], n=1, cutoff=0.5)
+    aliases = [alias for alias, meant in ALIASES.items() if meant in known]
+    near = get_close_matches(name, [*known, *aliases], n=1, cutoff=0.5)
     meant = f'did you mean "{ALIASES.get(near[0], near[0])}"? ' if near else ""
     raise UsageError(f'unknown degradation "{word}"', hint=f"{meant}known: {', '.join(known)}")
 

@@ -45,9 +45,9 @@ def plan(inputs: Sequence[str], output: str | None, *, recursive: bool, format: 
     folders = [Path(name).expanduser() for name in names if Path(name).expanduser().is_dir()]
     several = len(photos) > 1 or bool(folders)
     if output is not None and not _is_folder(output, several=several) and several:
-        raise UsageError(
-            f"{output} is one file for {len(photos)} photos", hint=f"write {output}/ for a folder"
-        )
+        count = f"{len(photos)} photo{'s' * (len(photos) > 1)}"
+        hint = f"write {output}/ for a folder; if it was meant as a photo, it is not there"
+        raise UsageError(f"{output} is one file for {count}", hint=hint)
     return _distinct(
         [Job(source=one, target=_target(one, output, folders, several)) for one in photos], format
     )
