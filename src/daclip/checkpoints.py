@@ -1,6 +1,6 @@
 """Our modules <-> model folders: from_pretrained, save_pretrained, push_to_hub, convert.
 
-A folder holds `config.json`, `model.safetensors` (the encoder under `encoder.`, the restorer under `network.`)
+A folder holds `config.json`, `model.safetensors` (encoder under `encoder.`, restorer under `network.`)
 and a card `README.md`; daclip.models describes and finds it.
 """
 

@@ -393,7 +393,7 @@ def read_clip_config(config: ClipConfig) -> dict[str, Any]:
     """The values of an open_clip model configuration, without the fields of a published DA-CLIP."""
     if isinstance(config, dict):
         values = copy.deepcopy(config)
-    elif (known := open_clip.get_model_config(str(config))) is not None:
+    elif (known := open_clip.get_model_config(str(config).removeprefix("daclip_"))) is not None:
         values = known
     else:
         try:

@@ -51,7 +51,7 @@ def daclip_of(path: str | Path, config: ClipConfig | None = None) -> tuple[DaCli
         raise ModelError(f"{path}: {_KINDS[kind]}, not a DA-CLIP file", hint=_HINTS[kind])
     state = _one_image_tower(state, path)
     values = clip_config(state, path) if config is None else read_clip_config(config)
-    model = filled(lambda: vit(values, pairing="reversed"), state, path, name_in_file=_published_name)
+    model = filled(lambda: vit(values, pairing="reversed"), state, path, name_in_file=published_name)
     return model, {"name": "open_clip", "config": values, "pairing": "reversed"}
 
 
@@ -276,7 +276,7 @@ def _one_image_tower(state: State, path: Path) -> State:
     return {**{key: value for key, value in state.items() if not key.startswith("visual.")}, **renamed}
 
 
-def _published_name(ours: str) -> str:
+def published_name(ours: str) -> str:
     """The name in a published file of one of DaClip's parameters."""
     for start, published in _PUBLISHED_NAMES.items():
         if ours.startswith(start):
