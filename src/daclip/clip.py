@@ -434,13 +434,13 @@ def compact(embed_dim: int = 256, *, pretrained: bool = True, text: bool = False
     tower = ConvTower(
         nn.Sequential(part["conv_stem"], part["bn1"]),
         stages,
-        head=_MapHead(part["conv_head"], part["bn2"], embed_dim=embed_dim),
+        head=MapHead(part["conv_head"], part["bn2"], embed_dim=embed_dim),
         channels=[_out_channels(stage) for stage in stages],
     )
     return DaClip(tower, MiniLmText(embed_dim) if text else None)
 
 
-class _MapHead(nn.Module):
+class MapHead(nn.Module):
     """1x1 convolution, activation, global average, and `projection` to the embedding width."""
 
     def __init__(self, conv: nn.Module, activation: nn.Module, *, embed_dim: int) -> None:
@@ -451,7 +451,11 @@ class _MapHead(nn.Module):
 
     def forward(self, state: Float[Tensor, "b c y x"]) -> Float[Tensor, "b d"]:
         """The embedding of a map."""
-        return self.projection(self.activation(self.conv(state)).mean((2, 3)))
+        return self.projection(self.pooled(state))
+
+    def pooled(self, state: Float[Tensor, "b c y x"]) -> Float[Tensor, "b f"]:
+        """What the projection sees: the features of a map, averaged over its places."""
+        return self.activation(self.conv(state)).mean((2, 3))
 
 
 def _load_lite0(network: nn.Module) -> None:

@@ -1,18 +1,19 @@
-"""Data sets to read: plain folders of clean photos degraded on the fly, and folders of degraded / clean pairs.
+"""Data sets to read: folders of clean photos degraded on the fly, and folders of degraded / clean pairs.
 
-A data set is a function from an index to a sample, without state: draw i is the same on every machine, for any number
-of workers, and after any interruption.
+A data set is a function from an index to a sample: draw i is the same on every machine, for any number of
+workers, and after any interruption.
 """
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from daclip import degradations, image
 from daclip.errors import DataError
@@ -75,6 +76,7 @@ class CleanPhotos:
         clean_share, mixture_share: shares of untouched photos and of mixtures of two or three.
         paper_share: share of single degradations made by the paper's fixed protocol.
         shrink_share: share of regions shrunk from a larger one, for other scales of the same content.
+        cache_bytes: decoded photos kept in memory, in each worker.
     """
 
     photos: Sequence[Path]
@@ -86,7 +88,8 @@ class CleanPhotos:
     mixture_share: float = 0.2
     paper_share: float = 0.2
     shrink_share: float = 0.3
-    _cache: dict[int, Pixels8] = field(default_factory=dict[int, Pixels8], repr=False)
+    cache_bytes: int = 2 << 30
+    _cache: dict[int, Pixels8] = field(default_factory=dict[int, Pixels8], init=False, repr=False)
 
     def draw(self, index: int) -> Sample:
         """The sample of an index: photo, cut, flips and degradation all follow from (seed, index)."""
@@ -112,9 +115,13 @@ class CleanPhotos:
         return [w / sum(self.weights) for w in self.weights] if self.weights else None
 
     def _photo(self, number: int) -> Pixels8:
-        if number not in self._cache:
-            self._cache[number] = read_pixels(self.photos[number])
-        return self._cache[number]
+        if number in self._cache:
+            return self._cache[number]
+        pixels = read_pixels(self.photos[number])
+        # photos are drawn evenly, so the first ones are as good to keep as any
+        if sum(kept.nbytes for kept in self._cache.values()) + pixels.nbytes <= self.cache_bytes:
+            self._cache[number] = pixels
+        return pixels
 
     def _region(self, rng: np.random.Generator) -> Pixels8:
         photo = self._photo(int(rng.integers(len(self.photos))))
@@ -136,7 +143,7 @@ class CleanPhotos:
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """The published layout `root/<word>/{LQ,GT}/*`, pairs by sorted file name; balanced by word as in the paper.
+    """The published layout `root/<word>/{LQ,GT}/*`, pairs by file name; balanced by word as in the paper.
 
     Args:
         root: folder with one folder per word.
@@ -148,31 +155,45 @@ class Pairs:
     region: int = 256
     seed: int = 0
 
+    @cached_property
     def pairs(self) -> dict[str, list[tuple[Path, Path]]]:
-        """The (degraded, clean) files of each word. Raises DataError when a word's folders do not match."""
-        found: dict[str, list[tuple[Path, Path]]] = {}
-        for folder in sorted(path for path in self.root.iterdir() if (path / "LQ").is_dir()):
-            degraded, clean = (
-                sorted((folder / side).iterdir(), key=lambda path: path.stem) for side in ("LQ", "GT")
-            )
-            if [path.stem for path in degraded] != [path.stem for path in clean]:
-                raise DataError(f"{folder}: LQ and GT do not hold the same names")
-            found[folder.name] = list(zip(degraded, clean, strict=True))
-        if not found:
+        """The (degraded, clean) files of each word, listed once.
+
+        Raises DataError when there are none, or a word's folders do not hold the same names.
+        """
+        folders = sorted(path.parent for path in self.root.glob("*/LQ") if path.is_dir())
+        if not folders:
             raise DataError(f"{self.root}: no <word>/LQ and <word>/GT folders in it")
-        return found
+        return {folder.name: _pairs(folder) for folder in folders}
 
     def draw(self, index: int) -> Sample:
         """Index modulo the number of words picks the word; the pair is drawn uniformly among its pairs."""
-        pairs = self.pairs()
         rng = np.random.default_rng([self.seed, index])
-        name = list(pairs)[index % len(pairs)]
-        degraded, clean = (read_pixels(path) for path in pairs[name][int(rng.integers(len(pairs[name])))])
+        name = list(self.pairs)[index % len(self.pairs)]
+        paths = self.pairs[name][int(rng.integers(len(self.pairs[name])))]
+        degraded, clean = (read_pixels(path) for path in paths)
+        if degraded.shape != clean.shape:
+            raise DataError(f"{paths[0]}: {_size(degraded)} pixels, but its clean photo has {_size(clean)}")
         height, width = clean.shape[:2]
         side = min(self.region, height, width)
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
         cut = (slice(top, top + side), slice(left, left + side))
         return Sample(degraded=degraded[cut], clean=clean[cut], names=(name,))
+
+
+def _pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """The pairs of one word, sorted by file name without suffix."""
+    degraded, clean = ({path.stem: path for path in list_photos(folder / side)} for side in ("LQ", "GT"))
+    if alone := sorted(set(degraded) ^ set(clean)):
+        raise DataError(
+            f"{folder}: {len(alone)} photos are in LQ or GT alone ({alone[0]}, ...)",
+            hint="each photo needs its pair under the same name",
+        )
+    return [(degraded[stem], clean[stem]) for stem in sorted(degraded)]
+
+
+def _size(pixels: np.ndarray) -> str:
+    return f"{pixels.shape[1]} x {pixels.shape[0]}"
 
 
 def read_pixels(path: Path) -> Pixels8:
@@ -181,6 +202,6 @@ def read_pixels(path: Path) -> Pixels8:
     return eight_bit(photo.crop(0, 0, photo.height, photo.width))
 
 
-def eight_bit(pixels: np.ndarray) -> Pixels8:
+def eight_bit(pixels: Float32[np.ndarray, "h w 3"]) -> Pixels8:
     """Pixels in [0, 1] rounded to 8 bits."""
     return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)

@@ -1,125 +1,178 @@
-"""Training: `train(run, folder)` carries out one of the runs of `PRESETS` and leaves a model folder behind."""
+"""Training: `train(run, folder)` carries out one of the runs of PRESETS and leaves a model folder behind.
+
+A run folder holds `run.json` (the settings), `log.jsonl` (figures by step, with seconds), the newest
+checkpoints, and at the end `model/`, a model folder with the averaged weights.
+"""
 
 import json
-from collections.abc import Sequence
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import cv2
 import torch
 
-from daclip import checkpoints, clip
+from daclip import checkpoints, clip, models
 from daclip.data import CleanPhotos, list_photos, split
 from daclip.detect import ClassTexts
-from daclip.models import ModelConfig
-from daclip.train import loop
+from daclip.errors import DataError, ModelError
+from daclip.models import ModelConfig, ModelFolder
+from daclip.networks.nafnet import NAFNet
+from daclip.train import loop, resume
 from daclip.train.backbone import Progress, train_backbone
-from daclip.train.controller import WORDS, Batch, ControllerJob
+from daclip.train.batch import Batch
+from daclip.train.controller import WORDS, ControllerJob
 from daclip.train.presets import PRESETS, BackboneRun, ControllerRun, RestorerRun, Run, preset
 from daclip.train.restorer import RestorerJob
 
-__all__ = ["PRESETS", "BackboneRun", "ControllerRun", "RestorerRun", "Run", "run_named", "train"]
+__all__ = ["PRESETS", "BackboneRun", "ControllerRun", "RestorerRun", "Run", "preset", "train"]
 
 
-def run_named(
-    name: str,
-    overrides: Sequence[str] = (),
-    *,
-    data: Path | None,
-    folder: Path,
-    dry_run: bool,
-    log: loop.Log,
-    on_progress: Progress,
-) -> None:
-    """Carry out a preset with overrides; `data` stands for its photos or captions."""
-    run = preset(name, overrides)
-    if data is not None:
-        run = replace(run, **{"captions" if isinstance(run, BackboneRun) else "data": str(data)})
-    if dry_run:
-        log({"preset": name, **asdict(run)})
-    else:
-        train(run, folder, log=log, on_progress=on_progress)
+def train(run: Run, folder: Path, *, log: loop.Log, on_progress: Progress, fresh: bool = False) -> Path:
+    """Carry out a run and return its model folder; the same call again goes on where it stopped.
 
-
-def train(run: Run, folder: Path, *, log: loop.Log, on_progress: Progress) -> None:
-    """Carry out a run; the same call again goes on where it stopped. The finished model is in `folder/model`."""
+    Args:
+        run: what to do.
+        folder: of the run, made where it does not exist.
+        log: given the figures of a step, as they are written to the folder's log.
+        on_progress: told how far the work before the first step is.
+        fresh: start over, whatever the folder holds.
+    """
+    # both decide how sums are split, so a run says it, and no machine's default
+    torch.set_num_threads(run.threads)
+    cv2.setNumThreads(run.threads)
     folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(run, BackboneRun):
-        _backbone(run, folder, log, on_progress)
-    elif isinstance(run, ControllerRun):
-        _controller(run, folder, log)
-    else:
-        _restorer(run, folder, log)
+    if fresh:
+        resume.forget(folder)
+    log = _kept(folder / "log.jsonl", log)
+    with torch.random.fork_rng(devices=[]):
+        if isinstance(run, BackboneRun):
+            model = _backbone(run, folder, log, on_progress)
+        elif isinstance(run, ControllerRun):
+            model = _controller(run, folder, log)
+        else:
+            model = _restorer(run, folder, log)
+    return checkpoints.save_pretrained(model, folder / "model")
 
 
-def _backbone(run: BackboneRun, folder: Path, log: loop.Log, on_progress: Progress) -> None:
+def _kept(path: Path, log: loop.Log) -> loop.Log:
+    """The log, which also writes each line to a file, with the seconds the run has taken so far.
+
+    After an interruption the steps since the last checkpoint appear twice, with equal losses.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = [line for line in lines if line.endswith("}")]  # a full disk may have cut the last one
+    began = time.monotonic() - (json.loads(lines[-1])["seconds"] if lines else 0.0)
+
+    def keep(figures: dict[str, Any]) -> None:
+        figures = {**figures, "seconds": round(time.monotonic() - began, 1)}
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(figures) + "\n")
+        log(figures)
+
+    return keep
+
+
+# ---- stages
+
+
+def _backbone(run: BackboneRun, folder: Path, log: loop.Log, on_progress: Progress) -> checkpoints.Model:
     (folder / "run.json").write_text(json.dumps(asdict(run), indent=1) + "\n", encoding="utf-8")
     model, figures = train_backbone(run, on_progress)
     log({"val": figures})
-    texts = ClassTexts(names=WORDS, embeddings=model.encode_text(list(WORDS)).detach().numpy())
-    model.text_tower = None
-    config = replace(compact_encoder(run.embed_dim), texts=texts)
-    checkpoints.save_pretrained(
-        checkpoints.Model(daclip=model, network=None, config=config), folder / "model"
-    )
-
-
-def compact_encoder(embed_dim: int) -> ModelConfig:
-    """The description of a compact encoder without words."""
-    return ModelConfig(
+    with torch.no_grad():
+        texts = ClassTexts(names=WORDS, embeddings=model.encode_text(list(WORDS)).numpy())
+    config = ModelConfig(
         kind="encoder",
-        encoder={"name": "compact", "embed_dim": embed_dim},
+        encoder={"name": "timm", "embed_dim": run.embed_dim},
         view_side=clip.COMPACT_SIDE,
         mean=clip.COMPACT_MEAN,
         std=clip.COMPACT_STD,
+        texts=texts,
         dtype="float16",
     )
+    return checkpoints.Model(daclip=model, network=None, config=config)
 
 
-def _controller(run: ControllerRun, folder: Path, log: loop.Log) -> None:
-    torch.manual_seed(run.seed)
-    start = checkpoints.from_pretrained(Path(run.encoder) / "model")
-    job = ControllerJob(run, start.daclip, torch.from_numpy(start.config.texts.embeddings))
+def _controller(run: ControllerRun, folder: Path, log: loop.Log) -> checkpoints.Model:
+    found = _find_encoder(run.encoder)
+    config, words = found.encoder_config, found.texts
+    if words.names != WORDS:
+        raise DataError(f"{found.path}: knows the words {', '.join(words.names)}, not {', '.join(WORDS)}")
+    daclip = checkpoints.load(found).daclip.to(memory_format=torch.channels_last)
+    job = ControllerJob(run, daclip, torch.from_numpy(words.embeddings), mean=config.mean, std=config.std)
     data, val = _photos(run)
     loop.fit(job, data=data, val=val, folder=folder, log=log)
-    texts = replace(
-        start.config.texts,
-        rule="sigmoid",
-        scale=float(job.scale.detach().exp()),
-        bias=float(job.bias.detach()),
-    )
-    config = replace(start.config, texts=texts)
-    checkpoints.save_pretrained(
-        checkpoints.Model(daclip=job.model, network=None, config=config), folder / "model"
-    )
+    scale, bias = float(job.scale.detach().exp()), float(job.bias.detach())
+    texts = replace(words, rule="sigmoid", scale=scale, bias=bias)
+    return checkpoints.Model(daclip=daclip, network=None, config=replace(config, texts=texts))
 
 
-def _restorer(run: RestorerRun, folder: Path, log: loop.Log) -> None:
+def _restorer(run: RestorerRun, folder: Path, log: loop.Log) -> checkpoints.Model:
+    found = _find_encoder(run.encoder)
+    encoder = found.encoder_config
     torch.manual_seed(run.seed)
-    encoder = checkpoints.from_pretrained(Path(run.encoder) / "model")
     network = checkpoints.build_network(run.network)
-    job = RestorerJob(run, encoder.daclip, network)
+    if not isinstance(network, NAFNet):
+        raise DataError(f"network {run.network['name']} is not trained here", hint='known: "nafnet"')
+    _check_width(run, found.texts)
+    daclip = checkpoints.load(found).daclip.to(memory_format=torch.channels_last)
+    job = RestorerJob(run, daclip, network, mean=encoder.mean, std=encoder.std)
     data, val = _photos(run)
     loop.fit(job, data=data, val=val, folder=folder, log=log)
     config = ModelConfig(
         kind="one-pass",
-        encoder=str(Path(run.encoder) / "model"),
+        encoder=_carried(found),
         network=run.network,
-        mean=encoder.config.mean,
-        std=encoder.config.std,
-        view_side=encoder.config.view_side,
+        view_side=encoder.view_side,
+        mean=encoder.mean,
+        std=encoder.std,
+        texts=found.texts if found.source == "folder" else None,
+        multiple=network.multiple,
         dtype="float16",
     )
-    checkpoints.save_pretrained(
-        checkpoints.Model(daclip=None, network=network, config=config), folder / "model"
-    )
+    return checkpoints.Model(daclip=daclip, network=network, config=config)
+
+
+def _find_encoder(name: str) -> ModelFolder:
+    """The model of a run folder, or a model by folder, bundled name or hub id, from the cache only."""
+    finished = Path(name) / "model"
+    try:
+        return models.find(finished if finished.is_dir() else name, offline=True)
+    except ModelError as error:
+        raise DataError(
+            f"{name}: neither a finished run nor a model ({error.message})",
+            hint="train that first, or name a model: encoder=compact-encoder",
+        ) from error
+
+
+def _carried(found: ModelFolder) -> dict[str, Any] | str:
+    """How a restorer holds its encoder: in its own folder, or by name where everybody can find it by name."""
+    if found.source == "folder":
+        return found.encoder_config.encoder
+    return found.config.encoder if isinstance(found.config.encoder, str) else found.name
+
+
+def _check_width(run: RestorerRun, texts: ClassTexts) -> None:
+    """Raise DataError unless the network takes embeddings as wide as the encoder's."""
+    width, wanted = texts.embeddings.shape[1], run.network.get("context_dim")
+    if wanted is not None and wanted != width:
+        raise DataError(f"the network takes embeddings {wanted} wide, {run.encoder} gives {width}")
 
 
 def _photos(run: ControllerRun | RestorerRun) -> tuple[CleanPhotos, list[Batch]]:
     """What a run draws from, and its fixed validation batches from photos it never draws."""
     chosen, held_out = split(list_photos(Path(run.data)))
+    if not held_out:  # a few photos, none of which the hash holds out
+        chosen, held_out = chosen[1:], chosen[:1]
+    if not chosen:
+        raise DataError(f"{run.data}: a single photo", hint="training needs one more to validate on")
     weights = tuple(run.shares.values())
     data = CleanPhotos(
         photos=chosen, region=run.region, seed=run.seed, names=tuple(run.shares), weights=weights
     )
     val = replace(data, photos=held_out, seed=run.seed + 1, weights=None, clean_share=0.1, mixture_share=0.1)
-    return data, list(loop.batches(val, size=16, start=0, stop=16, workers=run.workers))
+    size = min(16, run.validate_regions)
+    stop = run.validate_regions // size
+    return data, list(loop.batches(val, size=size, start=0, stop=stop, workers=run.workers))

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from daclip.errors import UsageError
 from daclip.vocabulary import DEGRADATIONS
@@ -21,7 +21,7 @@ SHARES = {
     "snowy": 0.9,
     "uncompleted": 1.0,
 }
-"""Relative draws of the restorer: fine detail (noise, jpeg, blur, drops, shadow) learns slowly and gets more."""
+"""Relative draws of the restorer: fine detail (noise, jpeg, blur, drops, shadow) learns slowly, gets more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,7 @@ class BackboneRun:
         captions: CSV with the columns file, split, caption1, caption2, ...
         embed_dim: width of the embeddings.
         dropout: of the frozen features, while the heads learn.
+        threads: of the arithmetic; another number gives other last digits.
     """
 
     captions: str = "captions.csv"
@@ -41,6 +42,7 @@ class BackboneRun:
     learning_rate: float = 2e-3
     weight_decay: float = 0.1
     dropout: float = 0.3
+    threads: int = 1
     seed: int = 0
 
 
@@ -50,13 +52,16 @@ class ControllerRun:
 
     Args:
         data: folder of clean photos.
-        encoder: run folder of the backbone.
+        encoder: run folder of the backbone, or a model by folder or name.
         batch: regions a step; each is seen in one view.
         region: side of the degraded square, in pixels.
-        view: side of what the encoder sees, in pixels: smaller than at use, where 224 costs three times as much.
+        view: side of what the encoder sees, in pixels: smaller than at use, where 224 costs three times more.
         content_weight: of the L1 between content embedding and the clean photo's plain embedding.
         precision: of the forward pass.
-        validate_every, save_every: steps.
+        workers: processes that degrade photos; their number changes nothing but the speed.
+        threads: of the arithmetic; another number gives other last digits.
+        validate_every, validate_regions: how often, in steps, and on how many regions.
+        save_every, log_every: steps.
     """
 
     data: str = "photos"
@@ -73,9 +78,12 @@ class ControllerRun:
     ema: float = 0.995
     precision: Literal["fp32", "bf16"] = "bf16"
     workers: int = 1
+    threads: int = 1
     seed: int = 0
     validate_every: int = 500
+    validate_regions: int = 256
     save_every: int = 250
+    log_every: int = 50
     shares: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DEGRADATIONS, 1.0))
 
 
@@ -85,13 +93,16 @@ class RestorerRun:
 
     Args:
         data: folder of clean photos.
-        encoder: run folder of the controller.
+        encoder: run folder of the controller, or a model by folder or name. Weights from a folder go into the
+            finished model, a bundled name or hub id stays a name in it.
         network: name and constructor arguments of the network.
         batch: patches a step, cut from `batch / patches_per_region` regions.
         patch: side in pixels.
         view: side of what the encoder sees, in pixels.
-        loss: `l1`, or `log-l1`: the mean over patches of the log of the patch's L1, so that a tenth less error counts
-            the same in a dark patch and in a slightly blurred one, as it does in PSNR.
+        loss: `l1`, or `log-l1`: the mean over patches of the log of a patch's L1, so that a tenth less error
+            counts the same in a dark patch and in a slightly blurred one, as it does in PSNR.
+
+    The other settings are those of ControllerRun.
     """
 
     data: str = "photos"
@@ -111,10 +122,22 @@ class RestorerRun:
     ema: float = 0.999
     precision: Literal["fp32", "bf16"] = "bf16"
     workers: int = 1
+    threads: int = 1
     seed: int = 0
     validate_every: int = 1000
+    validate_regions: int = 256
     save_every: int = 250
+    log_every: int = 50
     shares: dict[str, float] = field(default_factory=lambda: dict(SHARES))
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for sizes that contradict each other."""
+        if self.batch % self.patches_per_region:
+            raise UsageError(
+                f"batch={self.batch} is no multiple of patches_per_region={self.patches_per_region}"
+            )
+        if self.patch > self.region:
+            raise UsageError(f"patch={self.patch} does not fit into region={self.region}")
 
 
 Run = BackboneRun | ControllerRun | RestorerRun
@@ -158,23 +181,29 @@ PRESETS: dict[str, Callable[[], Run]] = {
 def preset(name: str, overrides: Sequence[str] = ()) -> Run:
     """The run of a name, with `field=value` overrides; values are read as JSON, or as plain words.
 
-    Raises UsageError for an unknown preset or field, with the nearest known one, and for a value of another type.
+    Raises UsageError for an unknown preset or field, with the nearest known one, and for a value that the
+    field cannot take.
     """
     if name not in PRESETS:
         raise UsageError(f'unknown preset "{name}"', hint=_known(name, list(PRESETS)))
     run = PRESETS[name]()
+    known = [each.name for each in fields(run)]
+    changes: dict[str, Any] = {}
     for override in overrides:
         key, sign, text = override.partition("=")
-        known = [each.name for each in fields(run)]
         if not sign or key not in known:
             raise UsageError(f'unknown setting "{override}"', hint=_known(key, known))
-        run = replace(run, **{key: _value(text, getattr(run, key), override)})
-    return run
+        changes[key] = _value(run, key, text)
+    return replace(run, **changes)
 
 
-def _value(text: str, now: Any, override: str) -> Any:
+def _value(run: Run, key: str, text: str) -> Any:
     """The text as a value of the kind the setting has now."""
+    now = getattr(run, key)
+    words = get_args(get_type_hints(type(run))[key]) if isinstance(now, str) else ()
     if isinstance(now, str):
+        if words and text not in words:
+            raise UsageError(f'{key} cannot be "{text}"', hint=f"known: {', '.join(words)}")
         return text
     try:
         value = json.loads(text)
@@ -183,8 +212,13 @@ def _value(text: str, now: Any, override: str) -> Any:
     if isinstance(now, float) and isinstance(value, int):
         value = float(value)
     if type(value) is not type(now):
-        raise UsageError(f'setting "{override}" needs a value like {json.dumps(now)}')
+        raise UsageError(f'{key} cannot be "{text}"', hint=f"give a value like {json.dumps(now)}")
+    if isinstance(value, int | float) and (value < 0 or (value == 0 and key not in _MAY_BE_ZERO)):
+        raise UsageError(f"{key} cannot be {text}", hint="give a larger number")
     return value
+
+
+_MAY_BE_ZERO = frozenset({"content_weight", "dropout", "ema", "seed", "warmup", "weight_decay", "workers"})
 
 
 def _known(word: str, known: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Stage 2: the restorer. Patches of degraded photos in, patches of clean photos out, told what the encoder saw."""
+"""Stage 2: the restorer. Degraded patches in, clean patches out, told what the encoder saw in the photo."""
 
 from collections.abc import Sequence
 
@@ -8,19 +8,39 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from daclip import clip
-from daclip.train.controller import Batch, draw_views, normalised, planes
+from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes
 from daclip.train.presets import RestorerRun
 from daclip.vocabulary import CLEAN
 
 
 class RestorerJob(nn.Module):
-    """A one-pass restorer in training, with its frozen encoder."""
+    """A one-pass restorer in training, with its frozen encoder.
 
-    def __init__(self, run: RestorerRun, encoder: clip.DaClip, network: nn.Module) -> None:
+    Args:
+        run: its settings.
+        encoder: a DA-CLIP, which learns nothing.
+        network: called as network(mu, content, degradation).
+        mean, std: normalisation of what the encoder sees.
+    """
+
+    def __init__(
+        self,
+        run: RestorerRun,
+        encoder: clip.DaClip,
+        network: nn.Module,
+        *,
+        mean: Sequence[float] = clip.COMPACT_MEAN,
+        std: Sequence[float] = clip.COMPACT_STD,
+    ) -> None:
         super().__init__()
         self.run = run
         self.encoder = encoder.requires_grad_(False).eval()
         self.network = network.to(memory_format=torch.channels_last)
+        self.mean, self.std = mean, std
+
+    def learning(self) -> nn.ModuleDict:
+        """What is trained, averaged and saved."""
+        return nn.ModuleDict({"network": self.network})
 
     @torch.no_grad()
     def embeddings(
@@ -28,7 +48,7 @@ class RestorerJob(nn.Module):
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
         """Content and degradation embedding of one view of each region."""
         (views,) = draw_views([regions], self.run.view, generator)
-        found = self.encoder.encode(normalised(views, clip.COMPACT_MEAN, clip.COMPACT_STD))
+        found = self.encoder.encode(normalised(views, self.mean, self.std))
         return found.content.float(), found.degradation.float()
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -36,7 +56,7 @@ class RestorerJob(nn.Module):
         degraded, clean = planes(batch.degraded), planes(batch.clean)
         content, degradation = self.embeddings(degraded, generator)
         count = self.run.patches_per_region
-        mu, x0 = _patches([degraded, clean], self.run.patch, count, generator)
+        mu, x0 = draw_patches([degraded, clean], self.run.patch, count=count, generator=generator)
         restored = self.network(
             mu, content.repeat_interleave(count, 0), degradation.repeat_interleave(count, 0)
         )
@@ -47,7 +67,7 @@ class RestorerJob(nn.Module):
 
     @torch.no_grad()
     def validate(self, batches: Sequence[Batch]) -> dict[str, float]:
-        """PSNR of input and result per degradation (mixtures under "mixed"), on whole regions, 8 bit."""
+        """PSNR of input and result by degradation (mixtures: "mixed"), on whole regions, 8 bit; mean gain."""
         rows: dict[str, list[tuple[float, float]]] = {}
         for number, batch in enumerate(batches):
             mu, x0 = planes(batch.degraded), planes(batch.clean)
@@ -59,26 +79,8 @@ class RestorerJob(nn.Module):
         figures = {f"psnr/{word}": sum(after for _, after in row) / len(row) for word, row in rows.items()}
         inputs = {f"input/{word}": sum(before for before, _ in row) / len(row) for word, row in rows.items()}
         gains = [figures[f"psnr/{word}"] - inputs[f"input/{word}"] for word in rows if word != CLEAN]
-        return {**inputs, **figures, "gain": sum(gains) / len(gains)}
-
-
-def _patches(
-    regions: Sequence[Float[Tensor, "b 3 h w"]], side: int, count: int, generator: torch.Generator
-) -> list[Float[Tensor, "n 3 p p"]]:
-    """`count` cuts of each region, the same ones in each tensor given, channels-last."""
-    b, _, height, width = regions[0].shape
-    tops = torch.randint(height - side + 1, (b, count), generator=generator).tolist()
-    lefts = torch.randint(width - side + 1, (b, count), generator=generator).tolist()
-    return [
-        torch.stack(
-            [
-                pixels[i, :, y : y + side, x : x + side]
-                for i in range(b)
-                for y, x in zip(tops[i], lefts[i], strict=True)
-            ]
-        ).contiguous(memory_format=torch.channels_last)
-        for pixels in regions
-    ]
+        gain = {"gain": sum(gains) / len(gains)} if gains else {}
+        return {**inputs, **figures, **gain}
 
 
 def psnr(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:

@@ -1,11 +1,14 @@
-"""Checkpoints of a run: written whole or not at all, the last few kept, a damaged one named and passed over."""
+"""Checkpoints of a run: written whole or not at all, the last few kept, a damaged one passed over."""
 
 import logging
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from daclip.errors import DataError
 
 _LOG = logging.getLogger("daclip")
 _PATTERN = "checkpoint-*.pt"
@@ -25,10 +28,25 @@ def save(folder: Path, step: int, state: dict[str, Any], *, keep: int = 2) -> No
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """The newest readable state of a run folder, or None where there is none yet."""
-    for path in sorted(folder.glob(_PATTERN), reverse=True):
+    """The newest readable state of a run folder, or None where there is none yet.
+
+    Raises DataError when there are checkpoints and none of them can be read.
+    """
+    found = sorted(folder.glob(_PATTERN), reverse=True)
+    for path in found:
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError) as error:
-            _LOG.warning("%s: damaged (%s); the one before it is used", path, error)
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            _LOG.warning("%s: damaged, passed over (%s)", path, reason)
+    if found:
+        raise DataError(
+            f"{folder}: none of its {len(found)} checkpoints can be read", hint="--fresh starts over"
+        )
     return None
+
+
+def forget(folder: Path) -> None:
+    """Remove the checkpoints and the log of a run, so that it starts over."""
+    for path in [*folder.glob("checkpoint-*"), folder / "log.jsonl"]:
+        path.unlink(missing_ok=True)
