@@ -13,7 +13,7 @@ import skimage.data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daclip import degradations
+from daclip import cli, degradations
 from daclip.degradations import (
     DEGRADE,
     PAPER,
@@ -38,7 +38,7 @@ def seeded(seed=0):
     return np.random.default_rng(seed)
 
 
-def crops(side=96):
+def crops(side=72):
     photos = [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea()]
     corners = ((0, 100), (90, 200), (150, 120))
     return [
@@ -374,6 +374,83 @@ def test_wild_ir_names_what_it_draws_about_as_often_as_the_published_one():
     assert shares["jpeg block"] == pytest.approx(0.65, abs=0.1)
     assert shares["noise"] == pytest.approx(0.5, abs=0.1)
     assert records[0]["text"] == ", ".join(records[0]["names"])
+
+
+# ---- the command ----
+
+
+def write_photo(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.round(pixels * 255).astype(np.uint8)[..., ::-1])
+    return path
+
+
+def levels_of(path):
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+def test_the_command_writes_what_the_function_makes_and_a_record_that_replays_it(tmp_path, capsys):
+    clean = crops(48)[0]
+    source, target, record = write_photo(tmp_path / "a.png", clean), tmp_path / "b.png", tmp_path / "r.json"
+    flags = ["--as", "rain,noise", "--severity", "0.6", "--seed", "3", "--record", str(record)]
+    assert cli.run(["degrade", str(source), str(target), *flags]) == 0
+    assert capsys.readouterr().out == f"{target}\trainy 0.60, noisy 0.60\n"
+    wanted = degrade(clean, ["rainy", "noisy"], severity=0.6, rng=np.random.default_rng([3])).pixels
+    assert np.array_equal(levels_of(target)[..., ::-1], np.round(wanted * 255))
+    (done,) = json.loads(record.read_text())
+    assert np.array_equal(replay(clean, done["record"]), wanted)
+
+
+def test_the_command_mirrors_a_folder_and_each_photo_draws_by_its_name(tmp_path, capsys):
+    for name in ("a.png", "inner/b.jpg", "c.webp"):
+        write_photo(tmp_path / "clean" / name, crops(40)[0])
+    out = tmp_path / "out"
+    assert cli.run(["degrade", str(tmp_path / "clean"), str(out), "-r", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {line["output"] for line in lines} == {str(out / n) for n in ("a.png", "inner/b.png", "c.png")}
+    assert all(line["schema"] == "daclip.degrade/1" and line["record"]["names"] for line in lines)
+    before = levels_of(out / "c.png")
+    (tmp_path / "clean" / "a.png").unlink()
+    assert cli.run(["degrade", str(tmp_path / "clean"), str(out), "--overwrite"]) == 0
+    assert np.array_equal(levels_of(out / "c.png"), before)
+
+
+def test_the_command_keeps_grey_and_16_bits(tmp_path):
+    grey = (np.linspace(0, 65535, 40 * 40).reshape(40, 40)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "grey.png"), grey)
+    assert cli.run(["degrade", str(tmp_path / "grey.png"), str(tmp_path / "out.png"), "--as", "snow"]) == 0
+    made = levels_of(tmp_path / "out.png")
+    assert made.dtype == np.uint16
+    assert made.ndim == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (["--as", "rian"], 2, 'unknown degradation "rian"; did you mean "rainy"?'),
+        (["--as", "rain", "--severity", "2"], 2, "severity"),
+        (["--settings", "paper"], 2, "the paper's protocol needs a degradation; name one with --as"),
+        (["--as", "rain"], 1, "already there"),
+    ],
+)
+def test_the_command_says_what_is_wrong(tmp_path, capsys, flags, code, words):
+    source = write_photo(tmp_path / "a.png", crops(40)[0])
+    target = write_photo(tmp_path / "b.png", crops(40)[1])
+    before = target.read_bytes()
+    assert cli.run(["degrade", str(source), str(target), *flags]) == code
+    assert words in capsys.readouterr().err
+    assert target.read_bytes() == before
+
+
+def test_a_bad_photo_does_not_stop_the_others(tmp_path, capsys):
+    write_photo(tmp_path / "in" / "a.png", crops(40)[0])
+    (tmp_path / "in" / "b.png").write_bytes(b"")
+    write_photo(tmp_path / "in" / "c.png", crops(40)[1])
+    assert cli.run(["degrade", str(tmp_path / "in"), str(tmp_path / "out"), "--as", "haze"]) == 1
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 2
+    assert "b.png" in told.err
+    assert "1 of 3 failed" in told.err
 
 
 # ---- golden ----

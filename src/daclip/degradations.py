@@ -18,7 +18,7 @@ from typing import Any, Literal, TypedDict
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Int32, UInt8
 
 from daclip.errors import UsageError
 from daclip.vocabulary import DEGRADATIONS, degradation, mixture_text
@@ -404,36 +404,67 @@ _NOISES: dict[str, Degrade] = {
 # ---- raindrop ----
 
 
-def _drop_maps(
-    shape: tuple[int, int], drops: Float[np.ndarray, "n 3"], rng: Rng
-) -> Float32[np.ndarray, "4 h w"]:
-    """Per pixel: how much of it is drop, how far down in its drop it lies (0 to 1), and the x, y it shows.
+def _drop_outlines(
+    shape: tuple[int, int], drops: Float32[np.ndarray, "n 3"], rng: Rng
+) -> tuple[Plane, Int32[np.ndarray, "h w"]]:
+    """How much of each pixel is drop, and whose: round outlines with two and three lobes and soft edges.
 
-    A drop is a lens: it shows the scene around it upside down and shrunken. Each row of `drops` is a centre
-    x, y and a radius in pixels; the outline is round with two and three lobes.
+    Each row of `drops` is a centre x, y and a radius in pixels.
     """
-    maps = np.zeros((4, *shape), np.float32)
-    reach = 0.4 * min(shape)
-    for x, y, radius in drops:
+    cover, owner = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
+    lobes = rng.random((len(drops), 2)) * (0.2, 0.12) * np.exp(2j * math.pi * rng.random((len(drops), 2)))
+    for index, ((x, y, radius), (two, three)) in enumerate(
+        zip(drops.tolist(), lobes.astype(np.complex64), strict=True)
+    ):
         top, bottom = max(0, int(y - 1.4 * radius)), min(shape[0], int(y + 1.4 * radius) + 2)
         left, right = max(0, int(x - 1.4 * radius)), min(shape[1], int(x + 1.4 * radius) + 2)
-        dy = ((np.arange(top, bottom) - y) / radius)[:, None]
-        dx = ((np.arange(left, right) - x) / radius)[None, :]
-        angle = np.arctan2(dy, dx)
-        outline = 1 + _between(rng, 0, 0.2) * np.cos(2 * angle + _between(rng, 0, 6.3))
-        outline += _between(rng, 0, 0.12) * np.cos(3 * angle + _between(rng, 0, 6.3))
-        inside = np.clip((1 - np.hypot(dx, dy) / outline) * 4, 0, 1)
-        window = maps[:, top:bottom, left:right]
-        drop = np.broadcast_arrays(inside, np.clip(0.5 + 0.5 * dy, 0, 1), x - dx * reach, y - dy * reach)
-        np.copyto(window, np.stack(drop), where=inside > window[0], casting="same_kind")
-    return maps
+        dx, dy = np.arange(left, right, dtype=np.float32) - x, np.arange(top, bottom, dtype=np.float32) - y
+        place = (dx[None, :] + 1j * dy[:, None]) / radius
+        distance = np.abs(place)
+        around = place / np.maximum(distance, 1e-6)
+        outline = 1 + (around * around * (two + three * around)).real
+        inside = np.minimum((1 - distance / outline) * 4, 1)
+        mine = inside > cover[top:bottom, left:right]
+        np.copyto(cover[top:bottom, left:right], inside, where=mine, casting="same_kind")
+        np.copyto(owner[top:bottom, left:right], index, where=mine)
+    return cover, owner
 
 
-def _drops(shape: tuple[int, int], cover: float, radius: float, rng: Rng) -> Float[np.ndarray, "n 3"]:
+def _through_drops(
+    light: Pixels, drops: Float32[np.ndarray, "n 3"], owner: Int32[np.ndarray, "h w"], bright: float
+) -> Pixels:
+    """What each pixel shows where its drop covers it: the scene around the drop, upside down and shrunken.
+
+    Upside down means that the sky fills the lower half, all the more as much of it lies beyond the photo.
+    """
+    height, width = owner.shape
+    x, y, radius = drops.T[:, owner]
+    dx = (np.arange(width, dtype=np.float32) - x) / radius
+    dy = (np.arange(height, dtype=np.float32)[:, None] - y) / radius
+    reach = np.float32(0.4 * min(height, width))
+    small = cv2.resize(light, (max(1, width // 4), max(1, height // 4)), interpolation=cv2.INTER_AREA)
+    seen = cv2.remap(
+        _blurred(small, 1.5),
+        (x - dx * reach) / 4,
+        (y - dy * reach) / 4,
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REFLECT_101,
+    )
+    low = np.clip(0.5 + 0.5 * dy, 0, 1)[..., None]
+    return seen * (0.4 + 0.6 * low) + (_sky(light) - seen) * (np.float32(bright) * low)
+
+
+def _sky(light: Pixels) -> Float32[np.ndarray, "3"]:
+    """The light of the brightest twentieth of the photo."""
+    return np.quantile(light[::4, ::4].reshape(-1, 3), 0.95, axis=0).astype(np.float32)
+
+
+def _drops(shape: tuple[int, int], cover: float, radius: float, rng: Rng) -> Float32[np.ndarray, "n 3"]:
     """Places and radii of drops that cover about a share of the photo: x, y, radius in pixels."""
     count = max(1, round(cover * shape[0] * shape[1] / (1.8 * math.pi * radius**2)))
     radii = np.clip(radius * np.exp(0.5 * rng.standard_normal(count)), 1.2, 5 * radius)
-    return np.stack([rng.random(count) * shape[1], rng.random(count) * shape[0], radii], axis=1)
+    drops = [rng.random(count) * shape[1], rng.random(count) * shape[0], radii]
+    return np.stack(drops, axis=1).astype(np.float32)
 
 
 def raindrop(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Parameters]:
@@ -448,20 +479,15 @@ def raindrop(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Paramet
     light = to_linear(pixels)
     radius = _between(rng, 3, 13) * (0.6 + 0.4 * severity) * scale
     drops = _drops(shape, severity * _between(rng, 0.35, 0.7), radius, rng)
-    cover, low, seen_x, seen_y = _drop_maps(shape, drops, rng)
-    small = cv2.resize(light, (max(1, shape[1] // 4), max(1, shape[0] // 4)), interpolation=cv2.INTER_AREA)
-    sky = np.quantile(small.reshape(-1, 3), 0.95, axis=0).astype(np.float32)
-    seen = cv2.remap(
-        _blurred(small, 1.5), seen_x / 4, seen_y / 4, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-    )
+    cover, owner = _drop_outlines(shape, drops, rng)
     bright = _between(rng, 0.2, 0.9)
-    seen = seen * (0.4 + 0.6 * low)[..., None] + (sky - seen) * (np.float32(bright) * low)[..., None]
+    seen = _through_drops(light, drops, owner, bright)
     defocus = radius * _between(rng, 0.15, 0.8)
     opacity = np.float32(_between(rng, 0.7, 1) * min(1.0, 0.5 + severity))
     layer = _blurred(np.concatenate([seen * cover[..., None], cover[..., None]], axis=2), defocus) * opacity
     wet = (_field(shape, 4, rng) * np.float32(severity * _between(rng, 0.2, 1)))[..., None]
     scene = light + (_blurred(light, 2 * scale) - light) * wet
-    scene += (sky - scene) * np.float32(0.08) * wet
+    scene += (_sky(light) - scene) * np.float32(0.08) * wet
     return to_stored(scene * (1 - layer[..., 3:]) + layer[..., :3]), {
         "drops": len(drops),
         "radius_pixels": round(radius, 1),
@@ -1033,12 +1059,11 @@ WILD_IR_NAMES = ("blur", "ringing artifact", "noise", "jpeg block")
 def _applied(pixels: Pixels, part: Part) -> tuple[Pixels, Parameters]:
     """The pixels after one part; untouched at severity 0 of the wild settings. A grey photo stays grey."""
     rng = np.random.Generator(np.random.PCG64(part["seed"]))
-    if part["settings"] != "wild":
-        return _PROTOCOLS[part["settings"]][part["name"]](pixels, part["severity"], rng)
-    if part["severity"] == 0:
+    if part["settings"] == "wild" and part["severity"] == 0:
         return pixels, {}
-    degraded, parameters = DEGRADE[part["name"]](pixels, part["severity"], rng)
-    if np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 0], pixels[..., 2]):
+    function = _SETTINGS[part["settings"]][part["name"]]
+    degraded, parameters = function(pixels, part["severity"], rng)
+    if part["settings"] == "wild" and (pixels == pixels[..., :1]).all():
         degraded = np.repeat(degraded.mean(axis=2, keepdims=True), 3, axis=2)
     return np.clip(degraded, 0, 1), parameters
 
@@ -1176,4 +1201,8 @@ PAPER: dict[str, Degrade] = {
     "uncompleted": _paper_uncompleted,
 }
 
-_PROTOCOLS: dict[str, dict[str, Degrade]] = {"paper": PAPER, "wild-ir": {"wild-ir": _wild_ir}}
+_SETTINGS: dict[str, dict[str, Degrade]] = {
+    "wild": DEGRADE,
+    "paper": PAPER,
+    "wild-ir": {"wild-ir": _wild_ir},
+}

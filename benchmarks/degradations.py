@@ -1,0 +1,127 @@
+"""Speed of the ten degradations on one core, and how they compare with real pairs.
+
+python benchmarks/degradations.py                      crops of 256 x 256 per second
+python benchmarks/degradations.py --against PAIRS      statistics beside those of PAIRS/<name>/{LQ,GT}
+"""
+
+import argparse
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import skimage.data
+
+from daclip.degradations import degrade, to_linear, wild, wild_ir
+from daclip.image import read
+from daclip.vocabulary import DEGRADATIONS
+
+
+def machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cpu = models[0] if models else platform.processor() or platform.machine()
+    versions = f"Python {platform.python_version()}, NumPy {np.__version__}, OpenCV {cv2.__version__}"
+    return f"one core of {cpu}, {versions}"
+
+
+def crops() -> list[np.ndarray]:
+    photos = [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea(), skimage.data.rocket()]
+    corners = ((0, 0), (40, 180))
+    return [photo[y : y + 256, x : x + 256].astype(np.float32) / 255 for photo in photos for y, x in corners]
+
+
+def seconds(draw, rounds: int) -> float:
+    patches = crops()
+    draw(patches[0], np.random.default_rng(0))
+    started = time.process_time()
+    for seed in range(rounds):
+        for patch in patches:
+            draw(patch, np.random.default_rng(seed))
+    return (time.process_time() - started) / (rounds * len(patches))
+
+
+def speed(rounds: int) -> None:
+    """Every degradation at severities spread evenly over 0.12 to 1."""
+    print(f"256 x 256 crops; {machine()}\n\n| degradation | ms per crop | crops per second |\n|---|---|---|")
+    times: list[float] = []
+    for name in DEGRADATIONS:
+
+        def draw(patch: np.ndarray, rng: np.random.Generator, name: str = name) -> None:
+            degrade(patch, name, severity=float(rng.uniform(0.12, 1)), rng=rng)
+
+        times.append(seconds(draw, rounds))
+        print(f"| {name} | {1000 * times[-1]:.1f} | {1 / times[-1]:.0f} |")
+    mean = sum(times) / len(times)
+    print(f"| **mean of the ten** | **{1000 * mean:.1f}** | **{1 / mean:.0f}** |")
+    for name, draw in (("wild, as training draws", wild), ("wild-IR", wild_ir)):
+        print(f"| {name} | {1000 * (t := seconds(draw, rounds)):.1f} | {1 / t:.0f} |")
+
+
+def pairs(root: Path, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for path in sorted((root / name / "LQ").iterdir()):
+        both = [read(p) for p in (path, next((root / name / "GT").glob(f"{path.stem}.*")))]
+        degraded, clean = (photo.crop(0, 0, photo.height, photo.width) for photo in both)
+        yield degraded, clean
+
+
+def statistics(degraded: np.ndarray, clean: np.ndarray) -> dict[str, float]:
+    """How a degraded photo differs from the clean one, in figures.
+
+    Brightness and blue/red are ratios of mean linear light; gradient is the ratio of mean steps between
+    neighbours; noise is the deviation in levels by Immerkaer 1996; changed is the share of pixels that
+    differ by more than 8 levels.
+    """
+    light, truth = to_linear(degraded), to_linear(clean)
+    gain = light.mean((0, 1)) / np.maximum(truth.mean((0, 1)), 1e-6)
+    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
+    noise = np.median(np.abs(cv2.filter2D(degraded.mean(2) * 255, -1, kernel))) / 0.6745 / 6
+    slope = [
+        np.abs(np.diff(p.mean(2), axis=0)).mean() + np.abs(np.diff(p.mean(2), axis=1)).mean()
+        for p in (degraded, clean)
+    ]
+    residual = degraded - clean
+    return {
+        "PSNR": float(-10 * np.log10(max(float((residual**2).mean()), 1e-10))),
+        "brightness": float(gain.mean()),
+        "gradient": float(slope[0] / max(slope[1], 1e-6)),
+        "noise": float(noise),
+        "blue/red": float(gain[2] / max(gain[0], 1e-6)),
+        "changed": float((np.abs(residual).max(2) > 8 / 255).mean()),
+    }
+
+
+def realism(root: Path, severities: tuple[float, ...] = (0.4, 0.6, 0.8, 1.0)) -> None:
+    """Real degraded photos beside our degradation of the same clean ones: median (10 % to 90 %)."""
+    print("| degradation | photos |", end="")
+    columns = list(statistics(np.full((8, 8, 3), 0.5, np.float32), np.full((8, 8, 3), 0.5, np.float32)))
+    print(" | ".join(columns), "|\n|" + "---|" * (len(columns) + 2))
+    for name in DEGRADATIONS:
+        real, ours = [], []
+        for i, (degraded, clean) in enumerate(pairs(root, name)):
+            real.append(statistics(degraded, clean))
+            for k, severity in enumerate(severities):
+                made = degrade(clean, name, severity=severity, rng=np.random.default_rng([i, k]))
+                ours.append(statistics(made.pixels, clean))
+        for who, rows in (("real", real), ("ours", ours)):
+            cells = []
+            for column in columns:
+                low, middle, high = np.quantile([row[column] for row in rows], [0.1, 0.5, 0.9])
+                cells.append(f"{middle:.2f} ({low:.2f}-{high:.2f})")
+            print(f"| {name} | {who} {len(rows)} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--against", type=Path, help="folder of real pairs")
+    parser.add_argument("--rounds", type=int, default=6)
+    given = parser.parse_args()
+    cv2.setNumThreads(1)
+    if given.against:
+        realism(given.against)
+    else:
+        speed(given.rounds)
