@@ -21,6 +21,8 @@ COMMANDS = {
     "doctor": "Show what is installed and whether it works.",
     "degrade": "Make photos worse, to test or to train.",
     "train": "Train a model.",
+    "evaluate": "Measure models on photos whose clean version is known.",
+    "score": "Measure results against clean photos.",
 }
 """Every command and its line of help; `daclip X` is `command` in the file X.py beside this one."""
 
