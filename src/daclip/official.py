@@ -130,10 +130,14 @@ def _read_torch(path: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path}: {what}; nothing was loaded", hint="get the file from its author again"
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (
+        Exception
+    ) as error:  # bytes that are wrong make the reader fail in any way: IndexError, struct.error, ...
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise ModelError(f"{path}: cannot be read ({reason})", hint="is the download complete?") from error
-    if isinstance(content, nn.Module) or not isinstance(content, dict):
+    if not isinstance(content, dict):
         raise ModelError(f"{path}: a {type(content).__name__}, not weights by name")
     return cast("dict[str, Any]", content)
 
