@@ -16,14 +16,18 @@ from PIL import Image, ImageCms, ImageOps
 
 from daclip import image
 from daclip.errors import PhotoError, UsageError
-from daclip.image import colour, metadata, sniff, vips
+from daclip.image import colour, icc, metadata, sniff, vips
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 P3 = vips.Image.black(1, 1, bands=3).copy(interpretation="srgb").icc_export(output_profile="p3")
 P3 = P3.get("icc-profile-data")
 LOSSLESS = ("png", "tiff")
 FORMATS = ("jpeg", "png", "tiff", "webp", "avif")
-XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6" xmlns:dc="http://purl.org/dc/elements/1.1/" dc:source="a scan"/></rdf:RDF></x:xmpmeta>'
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description rdf:about="" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6" '
+    b'xmlns:dc="http://purl.org/dc/elements/1.1/" dc:source="a scan"/></rdf:RDF></x:xmpmeta>'
+)
 
 
 def random_pixels(shape, dtype=np.uint8, seed=0):
@@ -444,6 +448,71 @@ def test_display_p3_is_seen_as_srgb_and_written_as_display_p3():
     np.testing.assert_allclose(back.crop(0, 0, 1, 2), darker / 65535, atol=0.002)
 
 
+def profile(curve, *, primaries=None):
+    """An ICC profile of Adobe RGB's primaries and one tone curve."""
+    xyz = primaries or [(0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446)]
+    tags = {
+        f"{c}XYZ": b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(v * 65536) for v in x))
+        for c, x in zip("rgb", xyz, strict=True)
+    }
+    tags |= {f"{c}TRC": curve + bytes(-len(curve) % 4) for c in "rgb"}
+    tags |= {
+        "wtpt": b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061),
+        "cprt": b"text\0\0\0\0none\0\0\0\0",
+    }
+    tags |= {"desc": b"desc\0\0\0\0\0\0\0\x02x\0" + bytes(82)}
+    offset, table, body = 132 + 12 * len(tags), b"", b""
+    for name, tag in tags.items():
+        table += name.encode() + struct.pack(">II", offset + len(body), len(tag))
+        body += tag
+    rest = struct.pack(">I", len(tags)) + table + body
+    head = struct.pack(">I4sI4s4s4s", 128 + len(rest), b"lcms", 0x02400000, b"mntr", b"RGB ", b"XYZ ")
+    return head + bytes(12) + b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061) + bytes(48) + rest
+
+
+def parametric(kind, *numbers):
+    return b"para\0\0\0\0" + struct.pack(f">HH{len(numbers)}i", kind, 0, *(round(n * 65536) for n in numbers))
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        struct.pack(">4sIIH", b"curv", 0, 1, round(2.2 * 256)),
+        struct.pack(">4sII", b"curv", 0, 0),
+        struct.pack(">4sII64H", b"curv", 0, 64, *((np.linspace(0, 1, 64) ** 1.8 * 65535).astype(int))),
+        parametric(0, 1.8),
+        parametric(1, 2.0, 1.0, 0.0),
+        parametric(2, 2.0, 0.9, 0.1, 0.0),
+        parametric(3, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045),
+        parametric(4, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045, 0.0, 0.0),
+    ],
+)
+def test_matrix_profiles_are_applied_as_littlecms_applies_them(curve):
+    profiled = profile(curve)
+    assert icc.matrix_profile(profiled)
+    # colours that sRGB holds: what lies outside is clipped at different moments
+    pixels = (random_pixels((30, 40, 3), np.uint16) // 4 + 24_000).astype(np.uint16)
+    for source, target in ((profiled, None), (None, profiled)):
+        ours = colour._convert(pixels, source=source, target=target)
+        theirs = colour._convert_by_tables(pixels, source=source, target=target)
+        assert np.abs(ours.astype(int) - theirs).max() < 300
+        assert np.abs(ours.astype(int) - theirs).mean() < 60
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        profile(parametric(7, 1.0)),
+        profile(b"odd \0\0\0\0\0\0\0\0"),
+        profile(struct.pack(">4sII", b"curv", 0, 99)),
+        profile(parametric(0, 2.0), primaries=[(0.0, 0.0, 0.0)] * 3),
+    ],
+)
+def test_profiles_whose_numbers_make_no_sense_are_damaged(damaged):
+    with pytest.raises(ValueError, match="damaged"):
+        colour.applies(damaged)
+
+
 def test_srgb_profiles_are_not_converted():
     photo = image.read(encoded(random_pixels((5, 6, 3)), fields={"icc-profile-data": SRGB}))
     assert not photo.converts
@@ -452,12 +521,12 @@ def test_srgb_profiles_are_not_converted():
 
 
 def test_a_profile_that_does_not_fit_is_dropped_with_a_warning():
-    for icc, words in (
+    for damaged, words in (
         (SRGB[:16] + b"CMYK" + SRGB[20:], "not one for RGB"),
         (P3[:300] + bytes(180), "is damaged"),
     ):
         file = io.BytesIO()
-        Image.fromarray(random_pixels((5, 6, 3))).save(file, "JPEG", icc_profile=icc)
+        Image.fromarray(random_pixels((5, 6, 3))).save(file, "JPEG", icc_profile=damaged)
         photo = image.read(file.getvalue())
         assert photo.icc is None
         assert any(words in warning for warning in photo.warnings)
@@ -595,14 +664,17 @@ def umask():
     return mask
 
 
-def test_a_file_that_came_in_the_meantime_is_not_replaced(tmp_path):
-    with (
-        pytest.raises(PhotoError, match="already there"),
-        image.new_file(tmp_path / "a.png", overwrite=False) as descriptor,
-    ):
+def write_with(target, during):
+    with image.new_file(target, overwrite=False) as descriptor:
         os.write(descriptor, b"ours")
-        (tmp_path / "a.png").write_bytes(b"theirs")
-    assert (tmp_path / "a.png").read_bytes() == b"theirs"
+        during()
+
+
+def test_a_file_that_came_in_the_meantime_is_not_replaced(tmp_path):
+    target = tmp_path / "a.png"
+    with pytest.raises(PhotoError, match="already there"):
+        write_with(target, lambda: target.write_bytes(b"theirs"))
+    assert target.read_bytes() == b"theirs"
     assert os.listdir(tmp_path) == ["a.png"]
 
 
@@ -621,9 +693,11 @@ def test_overwriting_keeps_permissions_and_time_of_the_input(tmp_path):
 
 
 def test_a_stop_in_the_middle_leaves_nothing_behind(tmp_path):
-    with pytest.raises(KeyboardInterrupt), image.new_file(tmp_path / "a.png", overwrite=False) as descriptor:
-        os.write(descriptor, b"half")
+    def stop():
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_with(tmp_path / "a.png", stop)
     assert os.listdir(tmp_path) == []
 
 
@@ -632,8 +706,8 @@ import resource, sys
 import numpy as np
 from daclip import image
 from daclip.errors import PhotoError
-photo = image.from_array(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+photo = image.from_array(np.random.default_rng(0).integers(0, 256, (100, 120, 3), dtype=np.uint8))
+resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, 4_000))
 try:
     image.write(photo, photo.own, sys.argv[1])
 except PhotoError as error:

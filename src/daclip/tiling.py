@@ -22,7 +22,7 @@ def centre_view(photo: Photo, side: int) -> Float32[np.ndarray, "{side} {side} 3
     """The one view of the published system: shortest side resized, centre square, in [0, 1] (PAPER 1.1)."""
     height, width = shortest_side(photo.height, photo.width, side)
     top, left = centre_offset(height, side), centre_offset(width, side)
-    return _unit(window(photo, height, width, top=top, left=left, side=side))
+    return window(photo, height, width, top=top, left=left, side=side)
 
 
 def views(photo: Photo, side: int, *, crops: int = 4) -> Float32[np.ndarray, "n {side} {side} 3"]:
@@ -41,11 +41,7 @@ def views(photo: Photo, side: int, *, crops: int = 4) -> Float32[np.ndarray, "n 
     parts = [
         _part(photo, side, top, left) for top, left in _crop_places(photo.height, photo.width, side, crops)
     ]
-    return _unit(np.stack([*whole, *parts]))
-
-
-def _unit(pixels: UInt[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
-    return np.divide(pixels, np.float32(255), dtype=np.float32)
+    return np.stack([*whole, *parts])
 
 
 def _spread(length: int, side: int, count: int) -> list[int]:
@@ -69,8 +65,8 @@ def _crop_places(height: int, width: int, side: int, count: int) -> list[tuple[i
     return list(dict.fromkeys(places))
 
 
-def _part(photo: Photo, side: int, top: int, left: int) -> UInt[np.ndarray, "{side} {side} 3"]:
-    part = photo.crop_8bit(top, left, min(side, photo.height), min(side, photo.width))
+def _part(photo: Photo, side: int, top: int, left: int) -> Float32[np.ndarray, "{side} {side} 3"]:
+    part = photo.crop(top, left, min(side, photo.height), min(side, photo.width))
     missing = (side - part.shape[0], side - part.shape[1])
     return np.pad(part, [(n // 2, n - n // 2) for n in missing] + [(0, 0)], mode="symmetric")
 

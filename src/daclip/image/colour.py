@@ -4,11 +4,12 @@ from functools import lru_cache
 from typing import cast
 
 import numpy as np
-from jaxtyping import Float32, Num, Shaped, UInt, UInt16
+from jaxtyping import Float32, Num, UInt, UInt16
 
+from daclip.image import icc as icc_profiles
 from daclip.image import vips
 
-_LUMA = np.array([0.2126, 0.7152, 0.0722])
+_LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 """Rec. 709 weights: how three restored channels of a grey photo become one again."""
 
 _SRGB_TOLERANCE_16BIT = 2 * 257
@@ -29,7 +30,7 @@ def applies(icc: bytes) -> bool:
     lattice = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(27, 27, 3)
     try:
         moved = _convert(lattice, source=icc, target=None)
-    except vips.Error as error:
+    except (vips.Error, np.linalg.LinAlgError) as error:
         raise ValueError("the colour profile is damaged") from error
     return bool(np.abs(moved.astype(np.int32) - lattice).max() > _SRGB_TOLERANCE_16BIT)
 
@@ -58,6 +59,7 @@ def from_srgb(
     if icc is None and own.dtype == restored.dtype and own.shape[2] == 3:
         return restored
     before = quantise(to_srgb(own, icc), restored.dtype)
+    # float32: a change of nothing is exactly 0, and others keep 24 bits
     change = _in_own_colours(restored, icc, own.shape[2]) - _in_own_colours(before, icc, own.shape[2])
     white = _white(own.dtype)
     result = own + change * white
@@ -89,21 +91,31 @@ def _to_16bit(values: Num[np.ndarray, "h w c"]) -> UInt16[np.ndarray, "h w c"]:
 
 def _in_own_colours(
     srgb: UInt[np.ndarray, "h w 3"], icc: bytes | None, bands: int
-) -> Shaped[np.ndarray, "h w c"]:
-    """SRGB pixels as fractions of white in the photo's colours, float64."""
+) -> Float32[np.ndarray, "h w c"]:
+    """SRGB pixels as fractions of white in the photo's colours."""
     if bands == 1:
-        return srgb @ _LUMA[:, None] / _white(srgb.dtype)
-    own = srgb if icc is None else _convert(_to_16bit(srgb), source=None, target=icc)
-    return own / np.float64(_white(own.dtype))
+        return _unit(srgb) @ _LUMA[:, None]
+    return _unit(srgb if icc is None else _convert(_to_16bit(srgb), source=None, target=icc))
 
 
 def _convert(
     pixels: UInt16[np.ndarray, "h w 3"], *, source: bytes | None, target: bytes | None
 ) -> UInt16[np.ndarray, "h w 3"]:
-    """Colours of one profile in another; None stands for sRGB.
+    """Colours of one profile in another; None stands for sRGB, and is one of the two."""
+    if source is not None and (matrix := icc_profiles.matrix_profile(source)):
+        return icc_profiles.to_srgb(pixels, matrix)
+    if target is not None and (matrix := icc_profiles.matrix_profile(target)):
+        return icc_profiles.from_srgb(pixels, matrix)
+    return _convert_by_tables(pixels, source=source, target=target)
 
-    By way of CIELAB in float: littleCMS's direct 16-bit transform interpolates in a coarse table, and moved
-    dark colours of Display P3 by up to 15 levels of 8 bit where this way moves them by 1.4.
+
+def _convert_by_tables(
+    pixels: UInt16[np.ndarray, "h w 3"], *, source: bytes | None, target: bytes | None
+) -> UInt16[np.ndarray, "h w 3"]:
+    """The same by littleCMS, for any profile.
+
+    By way of CIELAB in float: its direct 16-bit transform interpolates in a coarse table, and moved dark
+    colours of Display P3 by up to 15 levels of 8 bit where this way moves them by 1.4.
     """
     image = vips.from_array(pixels)
     if source is None:

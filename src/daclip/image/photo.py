@@ -90,11 +90,11 @@ class Photo:
     def crop_8bit(
         self, top: int, left: int, height: int, width: int
     ) -> UInt8[np.ndarray, "{height} {width} 3"]:
-        """A part of the photo as 8-bit sRGB, rounded."""
-        if self.dtype == np.uint8:
-            part = self.colours[top : top + height, left : left + width]
+        """A part of the photo in its own colours with 8 bits, rounded; grey is replicated, alpha left out."""
+        part = self.colours[top : top + height, left : left + width]
+        if part.dtype == np.uint8:
             return np.repeat(part, 3, axis=2) if self.is_grey else part
-        return colour.quantise(self.crop(top, left, height, width), np.dtype(np.uint8)).astype(np.uint8)
+        return colour.quantise(colour.to_srgb(part, None), np.dtype(np.uint8)).astype(np.uint8)
 
 
 def finish(photo: Photo, pixels: UInt[np.ndarray, "h w 3"]) -> Num[np.ndarray, "h w c"]:

@@ -1,8 +1,9 @@
 """Resizing for the encoder as the published system does it: Pillow's bicubic, bit for bit (PAPER 1.1)."""
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float32, Float64, UInt8
 
+from daclip.image import colour
 from daclip.image.photo import Photo
 
 _FRACTION_BITS = 22
@@ -15,10 +16,11 @@ _STRIP_PIXELS = 1_000_000
 
 def window(
     photo: Photo, height: int, width: int, *, top: int, left: int, side: int
-) -> UInt8[np.ndarray, "{side} {side} 3"]:
-    """A square of the photo resized to height x width; only what it shows is read and computed.
+) -> Float32[np.ndarray, "{side} {side} 3"]:
+    """A square of the photo resized to height x width, as sRGB in [0, 1]; only what it shows is computed.
 
-    Equal to `PIL.Image.resize((width, height), BICUBIC)` of the 8-bit photo, cropped.
+    Equal to `PIL.Image.resize((width, height), BICUBIC)` of the 8-bit photo, cropped. A profile is applied to
+    the result, which is small, and not to the photo.
     """
     first_row, rows = _weights(photo.height, height, top, side)
     first_column, columns = _weights(photo.width, width, left, side)
@@ -28,7 +30,8 @@ def window(
         count = min(strip, rows.shape[0] - start)
         part = photo.crop_8bit(first_row + start, first_column, count, columns.shape[0])
         narrow[start : start + count] = _across(part, columns)
-    return _across(narrow.swapaxes(0, 1), rows).swapaxes(0, 1)
+    square = _across(narrow.swapaxes(0, 1), rows).swapaxes(0, 1)
+    return colour.to_srgb(square, photo.icc if photo.converts else None)
 
 
 def _across(

@@ -291,7 +291,8 @@ def _requantised(own: Num[np.ndarray, "h w c"], dtype: np.dtype[np.generic]) -> 
 
 
 def _jpeg(saving: _Saving) -> dict[str, object]:
-    return {"Q": saving.quality, "optimize_coding": True}
+    # better codes need a second pass over coefficients of the whole photo: 1.1 GB for 100 megapixels
+    return {"Q": saving.quality, "optimize_coding": saving.raw_bytes < 64_000_000}
 
 
 def _png(saving: _Saving) -> dict[str, object]:
