@@ -24,9 +24,9 @@ class Panel:
 
 
 def draw(
-    panels: Sequence[Panel], *, columns: int = 2, tile: tuple[int, int] = (240, 320)
+    panels: Sequence[Panel], *, columns: int = 2, tile: tuple[int, int] = (240, 360)
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """All panels on white, `columns` in a row; each picture cut to the middle and scaled to the tile.
+    """All panels on white, `columns` in a row; each picture scaled to fit the tile, nothing cut off.
 
     Args:
         panels: equally many pictures each.
@@ -52,18 +52,20 @@ def _cell(words: str, pixels: Pixels8, tile: tuple[int, int]) -> Pixels8:
     """A picture over its words, with a gap on its right."""
     height, width = tile
     cell = np.full((height + _STRIP, width + _GAP, 3), _WHITE, np.uint8)
-    cell[:height, :width] = _fitted(pixels, height, width)
-    written = 255 - _written(words)[:_STRIP, :width]
+    picture = _fitted(pixels, height, width)
+    top, left = height - picture.shape[0], (width - picture.shape[1]) // 2
+    cell[top:height, left : left + picture.shape[1]] = picture
+    written = _WHITE - _written(words)[:_STRIP, : width - left]
     top = height + (_STRIP - written.shape[0]) // 2
-    cell[top : top + written.shape[0], : written.shape[1]] = written[..., None]
+    cell[top : top + written.shape[0], left : left + written.shape[1]] = written[..., None]
     return cell
 
 
 def _fitted(pixels: Pixels8, height: int, width: int) -> Pixels8:
-    """The middle of the picture, scaled."""
+    """The whole picture, as large as fits."""
     data = np.ascontiguousarray(pixels)
     whole = pyvips.Image.new_from_memory(data.data, data.shape[1], data.shape[0], 3, "uchar")
-    return np.asarray(whole.thumbnail_image(width, height=height, crop="centre").numpy(), np.uint8)
+    return np.asarray(whole.thumbnail_image(width, height=height).numpy(), np.uint8)
 
 
 def _written(words: str) -> UInt8[np.ndarray, "h w"]:
