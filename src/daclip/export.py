@@ -1,64 +1,79 @@
-"""Model folder -> exported graphs `encoder.onnx` and `restorer.onnx` beside its weights, checked against torch.
+"""Model folder -> graphs `encoder.onnx` and `restorer.onnx` beside its weights, checked against torch.
 
-The graphs hold structure only: their weights stay in `model.safetensors`, read from there in the stored precision and
-cast to float32 when a session starts. So a folder holds each weight once, for torch and for every other engine.
+The graphs hold structure only: their weights stay in `model.safetensors`, read from there in the stored
+precision and cast to float32 when a session starts. So a folder holds each weight once, for every engine.
 """
 
 import json
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import onnx
 import torch
+from jaxtyping import Float
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from daclip import checkpoints, engine, models
+from daclip.checkpoints import WEIGHTS, Model
 from daclip.clip import DaClip
 from daclip.errors import ModelError
-from daclip.models import ModelConfig
-
-WEIGHTS = "model.safetensors"
-
-_ONNX_TYPES: dict[str, int] = {
-    "F32": TensorProto.FLOAT,
-    "F16": TensorProto.FLOAT16,
-    "BF16": TensorProto.BFLOAT16,
-}
+from daclip.models import ModelFolder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parity:
-    """Largest difference between an exported graph and torch, relative to the largest value, on random input."""
+class Exported:
+    """A folder with graphs, and how far each (`encoder`, `restorer`) differs from torch on random input.
 
-    encoder: float | None
-    restorer: float | None
-
-
-def export(folder: Path, *, tolerance: float = 1e-4) -> Parity:
-    """Write the graphs of a model folder into it, run them, and compare with torch.
-
-    A folder whose encoder is another folder's gets the restorer alone. Raises ModelError when a graph differs from torch
-    by more than the tolerance.
+    Differences are relative to the largest value.
     """
-    model = checkpoints.from_pretrained(folder)
-    config = model.config
-    if model.daclip is not None and not isinstance(config.encoder, str):
-        _write(_Encoder(model.daclip), folder, "encoder", config)
-    if model.network is not None:
-        kind: Literal["one-pass", "diffusion"] = "diffusion" if config.kind == "diffusion" else "one-pass"
-        _write(_Restorer(model.network, kind=kind), folder, "restorer", config)
-    parity = _parity(model, folder)
-    for part, difference in (("encoder", parity.encoder), ("restorer", parity.restorer)):
-        if difference is not None and not difference <= tolerance:
-            raise ModelError(
-                f"{folder}: exported {part} differs from torch by {difference:.2g} of the largest value"
-            )
-    return parity
+
+    folder: Path
+    differences: dict[str, float]
+
+
+def export(source: str | Path, folder: Path | None = None, *, tolerance: float = 1e-4) -> Exported:
+    """Write the graphs of a model, run them, and compare with torch.
+
+    Args:
+        source: run folder, model folder, bundled name or hub id.
+        folder: where the model is copied, with its encoder, before its graphs are written; None writes them
+            into the source, where an encoder that is another folder's is left alone.
+        tolerance: largest difference allowed.
+
+    Raises ModelError, and leaves no graphs, when one differs from torch by more than the tolerance.
+    """
+    finished = Path(source) / "model"
+    found = models.find(finished if finished.is_dir() else source)
+    if folder is not None:
+        found = models.find(_copied(found, folder))
+    model = checkpoints.load(found)
+    graphs = _graphs(model, found)
+    try:
+        for graph in graphs:
+            _write(graph, found)
+        return Exported(folder=found.path, differences=_compared(graphs, found, tolerance))
+    except ModelError:
+        for graph in graphs:
+            (found.path / f"{graph.name}.onnx").unlink(missing_ok=True)
+        raise
+
+
+def _copied(found: ModelFolder, folder: Path) -> Path:
+    """A copy that holds its encoder, so that it stands alone."""
+    config = replace(found.config, encoder=found.encoder_config.encoder, texts=found.texts)
+    model = replace(checkpoints.load(found), config=config)
+    card = found.path / "README.md"
+    return checkpoints.save_pretrained(
+        model, folder, card=card.read_text(encoding="utf-8") if card.is_file() else None
+    )
+
+
+# ---- what is exported
 
 
 class _Encoder(nn.Module):
@@ -66,7 +81,7 @@ class _Encoder(nn.Module):
 
     def __init__(self, encoder: DaClip) -> None:
         super().__init__()
-        self.encoder = encoder.eval()
+        self.encoder = encoder
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
         """Content and degradation embeddings."""
@@ -77,10 +92,9 @@ class _Encoder(nn.Module):
 class _Restorer(nn.Module):
     """A restorer as a graph, its inputs in the order of the engine's protocol."""
 
-    def __init__(self, network: nn.Module, *, kind: Literal["one-pass", "diffusion"]) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network.eval()
-        self.kind = kind
+        self.network = network
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The clean photo, or the noise."""
@@ -88,65 +102,92 @@ class _Restorer(nn.Module):
         return self.network(*images, content=content, degradation=degradation)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Graph:
+    """One graph of a folder: the module it is made from, and the names and shapes of what goes in and out."""
+
+    name: Literal["encoder", "restorer"]
+    module: nn.Module
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def examples(self, found: ModelFolder, *, seed: int) -> list[Tensor]:
+        """Random inputs: three views, or two photos of odd size with embeddings."""
+        generator = torch.Generator().manual_seed(seed)
+        side, width = found.encoder_config.view_side, found.texts.embeddings.shape[1]
+        made: dict[str, Tensor] = {
+            "views": torch.randn(3, 3, side, side, generator=generator),
+            "x": torch.rand(2, 3, 61, 83, generator=generator),
+            "mu": torch.rand(2, 3, 61, 83, generator=generator),
+            "t": torch.tensor([7.0, 61.5]),
+            "content": torch.randn(2, width, generator=generator),
+            "degradation": torch.randn(2, width, generator=generator),
+        }
+        return [made[name] for name in self.inputs]
+
+    def shapes(self) -> tuple[Any, ...]:
+        """Which axes of the inputs vary, nested as the arguments of the module are."""
+        free = torch.export.Dim.DYNAMIC
+        photo: dict[int, Any] = {0: free, 2: free, 3: free}
+        axes = tuple(photo if name in ("x", "mu") else {0: free} for name in self.inputs)
+        return axes if self.name == "encoder" else (axes,)
+
+
 _INPUTS = {
-    "encoder": ("views",),
     "one-pass": ("mu", "content", "degradation"),
     "diffusion": ("x", "mu", "t", "content", "degradation"),
 }
+_OUTPUT = {"one-pass": "clean", "diffusion": "noise"}
 
 
-def _examples(names: Sequence[str], config: ModelConfig, *, width: int, seed: int) -> list[Tensor]:
-    """Random inputs of a graph: three views, or photos of odd size."""
-    generator = torch.Generator().manual_seed(seed)
-    side = config.view_side
-    made: dict[str, Tensor] = {
-        "views": torch.randn(3, 3, side, side, generator=generator),
-        "x": torch.rand(2, 3, 61, 83, generator=generator),
-        "mu": torch.rand(2, 3, 61, 83, generator=generator),
-        "t": torch.tensor([7.0, 61.5]),
-        "content": torch.randn(2, width, generator=generator),
-        "degradation": torch.randn(2, width, generator=generator),
-    }
-    return [made[name] for name in names]
+def _graphs(model: Model, found: ModelFolder) -> list[_Graph]:
+    """The graphs of what a folder itself holds."""
+    graphs: list[_Graph] = []
+    if found.encoder_path == found.path:
+        outputs = ("content", "degradation")
+        encoder = _Encoder(model.daclip).eval()
+        graphs.append(_Graph(name="encoder", module=encoder, inputs=("views",), outputs=outputs))
+    if model.network is not None:
+        kind = found.config.kind
+        restorer = _Restorer(model.network).eval()
+        graphs.append(
+            _Graph(name="restorer", module=restorer, inputs=_INPUTS[kind], outputs=(_OUTPUT[kind],))
+        )
+    return graphs
 
 
-def _embed_dim(config: ModelConfig) -> int:
-    return int(config.network["context_dim"]) if config.network else 0
+# ---- writing
 
 
-def _write(
-    module: _Encoder | _Restorer, folder: Path, part: Literal["encoder", "restorer"], config: ModelConfig
-) -> None:
-    """Export one graph and point its weights at the folder's weight file."""
-    names = _INPUTS["encoder" if isinstance(module, _Encoder) else module.kind]
-    outputs = ["content", "degradation"] if isinstance(module, _Encoder) else [_output(module.kind)]
-    dynamic = torch.export.Dim.DYNAMIC
-    axes: dict[str, dict[int, Any]] = {
-        "views": {0: dynamic},
-        "x": {0: dynamic, 2: dynamic, 3: dynamic},
-        "mu": {0: dynamic, 2: dynamic, 3: dynamic},
-        "t": {0: dynamic},
-        "content": {0: dynamic},
-        "degradation": {0: dynamic},
-    }
-    shapes = tuple(axes[name] for name in names)
+def _write(graph: _Graph, found: ModelFolder) -> None:
+    """Write one graph, its weights pointing at the weight file beside it."""
     program = torch.onnx.export(
-        module,
-        tuple(_examples(names, config, width=_embed_dim(config), seed=0)),
+        graph.module,
+        tuple(graph.examples(found, seed=0)),
         dynamo=True,
-        input_names=list(names),
-        output_names=outputs,
-        dynamic_shapes=shapes if isinstance(module, _Encoder) else (shapes,),
+        input_names=graph.inputs,
+        output_names=graph.outputs,
+        dynamic_shapes=graph.shapes(),
         verbose=False,
     )
     assert program is not None
-    graph = program.model_proto
-    _share_weights(graph, folder / WEIGHTS)
-    onnx.save_model(graph, str(folder / f"{part}.onnx"))
+    proto = program.model_proto
+    _forget_origin(proto)
+    _share_weights(proto, found.path / WEIGHTS)
+    target = found.path / f"{graph.name}.onnx"
+    unfinished = target.with_suffix(".part")
+    onnx.save_model(proto, str(unfinished))
+    unfinished.replace(target)
 
 
-def _output(kind: str) -> str:
-    return "noise" if kind == "diffusion" else "clean"
+def _forget_origin(model: onnx.ModelProto) -> None:
+    """Drop the exporter's notes: stack traces, with paths of this machine, in every node."""
+    del model.metadata_props[:], model.graph.metadata_props[:]
+    for each in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        del each.metadata_props[:]
+        each.doc_string = ""
+    for tensor in model.graph.initializer:
+        del tensor.metadata_props[:]
 
 
 def _share_weights(model: onnx.ModelProto, weights: Path) -> None:
@@ -181,8 +222,15 @@ class _Place:
     length: int
 
 
+_ONNX_TYPES: dict[str, int] = {
+    "F32": TensorProto.FLOAT,
+    "F16": TensorProto.FLOAT16,
+    "BF16": TensorProto.BFLOAT16,
+}
+
+
 def _places(weights: Path) -> dict[str, _Place]:
-    """Where each tensor of a safetensors file lies: 8 bytes of header length, the header in JSON, the data."""
+    """Where each tensor of a safetensors file lies: 8 bytes of header length, header in JSON, data."""
     with weights.open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
         header = cast("dict[str, Any]", json.loads(file.read(size)))
@@ -199,27 +247,32 @@ def _places(weights: Path) -> dict[str, _Place]:
     }
 
 
-def _parity(model: checkpoints.Model, folder: Path) -> Parity:
-    """Compare the graphs just written with the modules they were made from."""
-    running = engine.load(models.find(folder), engine="onnx", precision="fp32")
-    config = model.config
-    encoder = restorer = None
-    with torch.no_grad():
-        if model.daclip is not None and (folder / "encoder.onnx").exists():
-            (views,) = _examples(_INPUTS["encoder"], config, width=0, seed=1)
-            wanted, got = model.daclip.encode(views), running.encode(views.numpy())
-            encoder = max(
-                _difference(got.content, wanted.content), _difference(got.degradation, wanted.degradation)
+# ---- checking
+
+
+def _compared(graphs: Sequence[_Graph], found: ModelFolder, tolerance: float) -> dict[str, float]:
+    """How far the graphs just written differ from their modules. Raises ModelError beyond the tolerance."""
+    running = engine.load(models.find(found.path), engine="onnx", precision="fp32", threads=1)
+    differences: dict[str, float] = {}
+    for graph in graphs:
+        inputs = graph.examples(found, seed=1)
+        with torch.no_grad():
+            wanted = graph.module(*inputs)
+        arrays = [tensor.numpy() for tensor in inputs]
+        if graph.name == "encoder":
+            got = running.encode(*arrays)
+            pairs = [(got.content, wanted[0]), (got.degradation, wanted[1])]
+        else:
+            predict = running.predict_noise if found.config.kind == "diffusion" else running.predict_clean
+            pairs = [(predict(*arrays), wanted)]
+        difference = max(_difference(*pair) for pair in pairs)
+        if not difference <= tolerance:
+            raise ModelError(
+                f"{found.path / graph.name}.onnx: differs from torch by {difference:.2g} of the largest value"
             )
-        if model.network is not None:
-            inputs = _examples(_INPUTS[config.kind], config, width=_embed_dim(config), seed=1)
-            *images, content, degradation = inputs
-            wanted = model.network(*images, content=content, degradation=degradation)
-            arrays = [tensor.numpy() for tensor in inputs]
-            run = running.predict_noise if config.kind == "diffusion" else running.predict_clean
-            restorer = _difference(run(*arrays), wanted)
-    return Parity(encoder=encoder, restorer=restorer)
+        differences[graph.name] = difference
+    return differences
 
 
-def _difference(got: np.ndarray, wanted: Tensor) -> float:
+def _difference(got: Float[np.ndarray, "..."], wanted: Float[Tensor, "..."]) -> float:
     return float(np.abs(got - wanted.numpy()).max() / wanted.abs().max())

@@ -21,6 +21,7 @@ COMMANDS = {
     "doctor": "Show what is installed and whether it works.",
     "degrade": "Make photos worse, to test or to train.",
     "train": "Train a model.",
+    "export": "Write the graphs that run a model without torch.",
     "evaluate": "Measure models on photos whose clean version is known.",
     "score": "Measure results against clean photos.",
 }

@@ -77,7 +77,7 @@ class ControllerJob(nn.Module):
 
     @torch.no_grad()
     def validate(self, batches: Sequence[Batch]) -> dict[str, float]:
-        """Top-1 accuracy per word, over photos with one degradation or none, and cosine of content to clean."""
+        """Top-1 accuracy per word, over photos with at most one; cosine of content to the clean photo's."""
         hits: dict[str, list[float]] = {word: [] for word in WORDS}
         controlled: list[Tensor] = []
         plain: list[Tensor] = []

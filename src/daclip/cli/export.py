@@ -1,0 +1,38 @@
+"""`daclip export RUN`: write the graphs that run a model without torch."""
+
+import json
+from pathlib import Path
+
+import click
+
+from daclip.cli.terminal import Terminal, options
+from daclip.errors import missing_extra
+
+
+@click.command(name="export")
+@click.argument("source", metavar="RUN")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Copy the model into this folder first."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@options
+def command(source: str, output: Path | None, as_json: bool, quiet: bool, verbose: int, color: str) -> None:
+    r"""Write the graphs of RUN (run folder, model folder, name or hub id), and check them against torch.
+
+    With -o the model is copied, together with its encoder, into a folder that stands alone.
+
+    \b
+    daclip export runs/compact -o mine/
+    daclip restore photo.jpg --model mine/
+    """
+    try:
+        from daclip.export import export
+    except ModuleNotFoundError as error:
+        raise missing_extra(error, "exporting a model") from error
+    terminal = Terminal(quiet=quiet, verbosity=verbose, color=color)
+    done = export(source, output)
+    if as_json:
+        terminal.result(json.dumps({"folder": str(done.folder), "differences": done.differences}))
+        return
+    for name, difference in done.differences.items():
+        terminal.result(f"{done.folder / name}.onnx: within {difference:.1g} of torch")
