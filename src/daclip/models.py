@@ -2,6 +2,10 @@
 
 A model folder holds `config.json`, `model.safetensors` (the restorer under `network.`, the encoder under
 `encoder.`), a card `README.md`, and after export the graphs `encoder.onnx` and `restorer.onnx`.
+
+Where a restorer's encoder lies: a restorer trained here on an encoder of its own carries it, weights and
+description, and stands alone. One trained on a bundled model or one of the hub names it instead
+(`"encoder": "compact-encoder"`), and it is found beside the restorer, in this package, or on the hub.
 """
 
 import hashlib
