@@ -188,3 +188,83 @@ print(len(os.listdir("/proc/self/task")))
     ]
     # two graphs, two more threads each
     assert counts[1] - counts[0] == 4
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> models.ModelFolder:
+    """A small NAFNet and ViT with random weights, saved the way real models are, without graphs."""
+    from daclip import checkpoints
+    from daclip.detect import ClassTexts
+    from daclip.models import ModelConfig
+
+    vision = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
+    encoder = {"name": "open_clip", "config": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}}
+    network = {"name": "nafnet", "width": 8, "encoder_blocks": [1], "decoder_blocks": [1], "context_dim": 16}
+    network |= {"degradation": True, "content": True, "attention": "embedding", "gain": 0.3}
+    texts = ClassTexts(names=("noisy", "clean"), embeddings=np.eye(2, 16, dtype=np.float32))
+    config = ModelConfig(kind="one-pass", encoder=encoder, network=network, texts=texts, view_side=32)
+    model = checkpoints.Model(
+        daclip=checkpoints.build_encoder(encoder), network=checkpoints.build_network(network), config=config
+    )
+    return models.find(checkpoints.save_pretrained(model, tmp_path_factory.mktemp("models") / "untrained"))
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_a_folder_without_graphs_runs_with_torch(untrained: models.ModelFolder) -> None:
+    import torch
+
+    from daclip import checkpoints
+
+    runs = engine.load(untrained)
+    assert (runs.name, runs.precision) == ("torch", "fp32")
+    generator = np.random.default_rng(0)
+    views, vectors = (
+        generator.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 32, 32), (1, 16))
+    )
+    mu = planes(photo(21, 30))
+    model = checkpoints.load(untrained)
+    assert model.network is not None
+    with torch.no_grad():
+        seen = model.daclip.encode(torch.from_numpy(views))
+        clean = model.network(
+            torch.from_numpy(mu), torch.from_numpy(vectors), torch.from_numpy(-vectors)
+        ).numpy()
+    np.testing.assert_allclose(runs.encode(views).degradation, seen.degradation.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(runs.encode(views).content, seen.content.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(runs.predict_clean(mu, vectors, -vectors), clean, atol=1e-6)
+    half = engine.load(untrained, precision="bf16").predict_clean(mu, vectors, -vectors)
+    assert half.dtype == np.float32
+    assert 0 < np.abs(half - clean).max() < 0.05
+    with pytest.raises(UsageError, match='no device "cuda:99"'):
+        engine.load(untrained, engine="torch", device="cuda:99")
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_graphs_with_their_weights_beside_them_run_from_the_hub_cache(tmp_path: Path, name: str) -> None:
+    # the cache holds links that lead out of the model's folder, which OpenVINO takes for an attack
+    import onnx
+
+    from test_models import hub_cache_with
+
+    folder = write_toy_model(tmp_path / "toy")
+    for graph in ("encoder.onnx", "restorer.onnx"):
+        onnx.save_model(
+            onnx.load(folder / graph),
+            folder / graph,
+            save_as_external_data=True,
+            location=f"{graph}.data",
+            size_threshold=30,
+        )
+    cache = hub_cache_with(tmp_path / "cache", "ann/toy", folder)
+    runs = engine.load(models.find("ann/toy", cache_dir=cache, offline=True), engine=name, precision="fp32")
+    mu = photo(20, 30)
+    clean = runs.predict_clean(planes(mu), vector(0, 0, 0, 1), vector(0.5, 0.7, 0, 0))
+    np.testing.assert_allclose(clean, planes(mended(mu, 0.5, 0.7)), atol=2e-6)
+    assert sorted(path.name for path in (cache / "models--ann--toy").iterdir()) == [
+        "blobs",
+        "refs",
+        "snapshots",
+    ]
+    assert len(list((cache / "models--ann--toy" / "blobs").iterdir())) == len(list(folder.iterdir()))

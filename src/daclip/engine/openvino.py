@@ -1,8 +1,11 @@
 """OpenVINO: the fastest way through exported graphs on most processors, extra [openvino]."""
 
+import os
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 
 import numpy as np
@@ -76,7 +79,8 @@ class _Graph:
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
-            self._compiled = core.compile_model(str(path), "CPU", settings)
+            with _without_links(path) as plain:
+                self._compiled = core.compile_model(str(plain), "CPU", settings)
         except RuntimeError as error:
             raise ModelError(f"{path}: OpenVINO cannot load it ({_last_line(error)})") from error
         self._inputs = {name for port in self._compiled.inputs for name in port.get_names()}
@@ -103,6 +107,28 @@ class _Graph:
         yield request
         with self._lock:  # not after an error: a request that ran out of memory is dropped
             self._idle.append(request)
+
+
+@contextmanager
+def _without_links(graph: Path) -> Generator[Path]:
+    """The graph and its weights as plain files of one folder.
+
+    OpenVINO refuses weights that a link leads out of the graph's folder; the cache of the hub is all links.
+    """
+    files = [
+        path for path in graph.parent.iterdir() if path.name.endswith((".onnx", ".data", ".safetensors"))
+    ]
+    if not any(path.is_symlink() for path in files):
+        yield graph
+        return
+    with TemporaryDirectory(prefix="daclip-", ignore_cleanup_errors=True) as folder:
+        for path in files:
+            plain = Path(folder) / path.name
+            try:
+                os.link(path.resolve(), plain)
+            except OSError:  # another file system
+                shutil.copyfile(path, plain)
+        yield Path(folder) / graph.name
 
 
 def _precision(core: openvino.Core, wanted: str) -> str:
