@@ -255,7 +255,7 @@ def test_graphs_with_their_weights_beside_them_run_from_the_hub_cache(tmp_path: 
             folder / graph,
             save_as_external_data=True,
             location=f"{graph}.data",
-            size_threshold=64,
+            size_threshold=100,
         )
     cache = hub_cache_with(tmp_path / "cache", "ann/toy", folder)
     runs = engine.load(models.find("ann/toy", cache_dir=cache, offline=True), engine=name, precision="fp32")
