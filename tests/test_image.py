@@ -375,7 +375,7 @@ def test_whatever_the_bytes_a_photo_or_a_photo_error_comes_out(name, changes, en
 @given(st.binary(max_size=300))
 @settings(max_examples=60, deadline=None)
 def test_random_bytes_are_a_photo_error(data):
-    for magic in (b"", *sniff._READABLE):
+    for magic in (b"", *sniff._READABLE, b"\x89PNG\r\n\x1a\ncICP", b"\0\0\0\x20ftypavifcolrnclx"):
         with pytest.raises(PhotoError):
             _ = image.read(magic + data).own
 
@@ -562,6 +562,23 @@ def test_metadata_survive_each_format_and_the_thumbnail_does_not(format):
     assert (inner[0xA002], inner[0xA003]) == (20, 31)
     assert inner[0x927C] == b"a maker's note"
     assert exif.get_ifd(0x8825)[2] == (52.0, 30.0, 12.34)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_exif_of_a_tiff_is_kept_although_libvips_does_not_read_it(order):
+    file = io.BytesIO()
+    tags = [(271, "s", 0, "Maker", True), (306, "s", 0, "2020:01:02 03:04:05", True)]
+    tifffile.imwrite(file, random_pixels((20, 31, 3)), photometric="rgb", extratags=tags, byteorder=order)
+    photo = image.read(file.getvalue())
+    read = Image.open(io.BytesIO(image.to_bytes(photo, untouched(photo), format="jpeg"))).getexif()
+    assert (read[271], read[306]) == ("Maker", "2020:01:02 03:04:05")
+    file = io.BytesIO()
+    Image.fromarray(random_pixels((20, 31, 3))).save(file, "TIFF", exif=camera_exif().tobytes())
+    photo = image.read(file.getvalue())
+    read = Image.open(io.BytesIO(image.to_bytes(photo, untouched(photo), format="png"))).getexif()
+    assert read.get_ifd(0x8769)[0x829D] == 2.8
+    assert read.get_ifd(0x8825)[2] == (52.0, 30.0, 12.34)
+    assert b"52,30.205667N" in again(photo).metadata["xmp-data"]
 
 
 def exif_with_thumbnail():

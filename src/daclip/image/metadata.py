@@ -10,6 +10,7 @@ from xml.etree import ElementTree as Xml
 import defusedxml.ElementTree
 from defusedxml import DefusedXmlException
 
+from daclip.image import exif as exif_block
 from daclip.image import vips
 
 Fields = dict[str, bytes | str | int]
@@ -25,7 +26,7 @@ def fields_of(image: vips.Image) -> Fields:
     for name in image.get_fields():
         if name.startswith(_KEPT) and not name.startswith(_DROPPED):
             kept[name] = cast("bytes | str | int", image.get(name))
-    for name, change in (("xmp-data", _upright), ("exif-data", _without_thumbnail)):
+    for name, change in (("xmp-data", _upright), ("exif-data", exif_block.without_thumbnail)):
         if isinstance(value := kept.get(name), bytes):
             kept[name] = change(value)
     return kept
@@ -91,16 +92,6 @@ def _luma_table(file: io.BufferedIOBase) -> list[int] | None:
             values = body[1 : 1 + 64 * wide]
             return [int.from_bytes(values[i : i + wide], "big") for i in range(0, len(values), wide)]
     return None
-
-
-def _without_thumbnail(exif: bytes) -> bytes:
-    """The EXIF with its second directory, which holds the thumbnail, taken out of the chain."""
-    start = 6 if exif.startswith(b"Exif\0\0") else 0
-    order = "little" if exif[start : start + 2] == b"II" else "big"
-    first = start + int.from_bytes(exif[start + 4 : start + 8], order)
-    entries = int.from_bytes(exif[first : first + 2], order)
-    pointer = first + 2 + 12 * entries
-    return exif[:pointer] + bytes(len(exif[pointer : pointer + 4])) + exif[pointer + 4 :]
 
 
 def _upright(xmp: bytes) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Num
 
 from daclip.errors import PhotoError, PhotoErrorKind, missing_extra
-from daclip.image import metadata, sniff, vips
+from daclip.image import exif, metadata, sniff, vips
 from daclip.image.photo import Bits, Photo, checked_profile
 
 MIB = 2**20
@@ -154,6 +154,9 @@ def _read_vips(found: Found, limits: Limits) -> Photo:
         warnings.append("CMYK was converted to sRGB, and is written as sRGB")
         icc = None
     icc, converts = checked_profile(icc, is_grey=is_grey, warnings=warnings)
+    fields = metadata.fields_of(image)
+    if found.kind == "tiff":
+        fields |= metadata.fields_of_exif(exif.of_tiff(found.source), None)
     orientation = _orientation(image)
     turned = orientation >= 5
     bits = _BITS[str(image.format)]
@@ -167,7 +170,7 @@ def _read_vips(found: Found, limits: Limits) -> Photo:
         has_alpha=has_alpha,
         icc=icc,
         converts=converts,
-        metadata=metadata.fields_of(image),
+        metadata=fields,
         pixels_per_mm=(image.xres, image.yres),
         quality=metadata.jpeg_quality(found.source) if found.kind == "jpeg" else None,
         lossless=found.kind in ("png", "tiff", "gif") or (found.kind == "webp" and b"VP8L" in found.head),

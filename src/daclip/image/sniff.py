@@ -111,7 +111,7 @@ def high_dynamic_range(head: bytes) -> str | None:
     if (at := head.find(b"colrnclx")) >= 0:
         transfer = int.from_bytes(head[at + 10 : at + 12], "big")
     elif (at := head.find(b"cICP", 0, 4096)) >= 0:
-        transfer = head[at + 5]
+        transfer = int.from_bytes(head[at + 5 : at + 6], "big")
     else:
         return None
     return {16: "PQ", 18: "HLG"}.get(transfer)
