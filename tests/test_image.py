@@ -13,6 +13,7 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
+from PIL.TiffImagePlugin import IFDRational
 
 from daclip import image
 from daclip.errors import PhotoError, UsageError
@@ -62,7 +63,12 @@ def camera_exif(orientation=1, *, thumbnail=False):
     exif = Image.Exif()
     exif[0x010F], exif[0x0112], exif[0x0132] = "Maker (of cameras)", orientation, "2020:01:02 03:04:05"
     inner = exif.get_ifd(0x8769)
-    inner[0xA002], inner[0xA003], inner[0x829D], inner[0x927C] = 999, 998, (28, 10), b"a maker's note"
+    inner[0xA002], inner[0xA003], inner[0x829D], inner[0x927C] = (
+        999,
+        998,
+        IFDRational(28, 10),
+        b"a maker's note",
+    )
     inner[0x9003] = "2019:12:31 23:59:58"
     gps = exif.get_ifd(0x8825)
     gps[1], gps[2], gps[3], gps[4] = "N", (52.0, 30.0, 12.34), "E", (13.0, 24.0, 0.0)
