@@ -7,7 +7,7 @@ backwards, `train` draws states from it. IR-SDE sections 3 and 4; docs/paper.md,
 import math
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -38,10 +38,11 @@ A = TypeVar("A", bound=Array)
 Time = int | float | Num[Array, "..."]
 """A moment of the process, 0 (clean) to `steps` (noise): one number, or an array of shape b, one a sample."""
 
-Numbers = float | Num[np.ndarray, "..."]
+Numbers = np.floating[Any] | Float[np.ndarray, "..."]
+"""Coefficients in numpy, one or for each sample."""
 
 
-def like(x: Array, values: float | list[float] | Num[np.ndarray, "..."]) -> Any:
+def like(x: Array, values: list[float] | Numbers) -> Any:
     """The values as an array of the kind, type and device of x."""
     if isinstance(x, np.ndarray):
         return np.asarray(values, dtype=x.dtype)
@@ -72,14 +73,14 @@ class IRSDE:
         max_sigma: the standing noise level (the paper's lambda), in [0, 1] units; 1 and more are read as grey
             levels of 255.
         steps: length of the schedule.
-        schedule: how theta grows with time.
+        schedule: how theta grows with time, cosine, linear or constant.
         eps: what is left of x0 - mu at the end.
     """
 
     max_sigma: int | float = 50 / 255
     steps: int = 100
     _: KW_ONLY
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: str = "cosine"
     eps: float = 0.005
 
     def __post_init__(self) -> None:
@@ -184,7 +185,7 @@ class IRSDE:
         of_x, of_x0, _ = self._posterior(x, t, s)
         return (x - mu) * _fit(x, of_x) + (x0 - mu) * _fit(x, of_x0) + mu
 
-    def reverse_std(self, x: Float[A, "*shape"], t: Time, s: Time) -> float | Float[A, "..."]:
+    def reverse_std(self, x: Float[Array, "*shape"], t: Time, s: Time) -> Any:
         """Spread of the state at s around `reverse_step`; a number, or an array that multiplies x.
 
         max_sigma sqrt((1 - A²) (1 - C²) / (1 - B²)); 0 at s = 0.
@@ -210,7 +211,7 @@ class IRSDE:
         drift = h * self.max_sigma**2 * (1 if ode else 2) / self._sigma_bar(_numbers(t))
         return x - ((mu - x) * _fit(x, h) + noise * _fit(x, drift))
 
-    def euler_std(self, x: Float[A, "*shape"], t: Time, s: Time) -> float | Float[A, "..."]:
+    def euler_std(self, x: Float[Array, "*shape"], t: Time, s: Time) -> Any:
         """Noise of one Euler step of the reverse SDE: sigma_t sqrt(dt), or its like over a longer gap."""
         return _fit(x, self.max_sigma * np.sqrt(2 * self._gap(t, s)))
 
@@ -240,18 +241,18 @@ class IRSDE:
         """Double precision computes exactly, anything less with the published numbers."""
         return self._exact if "float64" in str(x.dtype) else self._published
 
-    def _theta_bar(self, t: Num[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    def _theta_bar(self, t: Numbers) -> Numbers:
         if np.any((t < 0) | (t > self.steps)):
             raise ValueError(f"time {t} outside 0 to {self.steps}")
         return np.asarray(np.interp(t, np.arange(self.steps + 1), self._exact.theta_bar))
 
-    def _alpha(self, t: Num[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    def _alpha(self, t: Numbers) -> Numbers:
         return np.exp(-self._theta_bar(t) * self.dt)
 
-    def _sigma_bar(self, t: Num[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    def _sigma_bar(self, t: Numbers) -> Numbers:
         return self.max_sigma * np.sqrt(-np.expm1(-2 * self._theta_bar(t) * self.dt))
 
-    def _gap(self, t: Time, s: Time) -> Float[np.ndarray, "..."]:
+    def _gap(self, t: Time, s: Time) -> Numbers:
         """The sum of theta dt from s to t."""
         before, after = _numbers(t), np.maximum(_numbers(s), 0)  # s = t - 1 of a time below 1 ends at 0
         if np.any(after >= before):
@@ -349,7 +350,7 @@ def _constant(steps: int, dtype: type[np.floating[Any]]) -> Float[np.ndarray, "n
     return np.ones(steps + 1, dtype)
 
 
-def _numbers(t: Any) -> Float[np.ndarray, "..."]:
+def _numbers(t: Any) -> Numbers:
     return np.asarray(t.tolist() if hasattr(t, "tolist") else t, dtype=np.float64)
 
 

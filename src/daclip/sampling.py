@@ -170,7 +170,7 @@ def mrs(
     return x
 
 
-def nodes(sde: IRSDE, steps: Steps = None, *, spacing: Spacing = "t") -> list[float]:
+def nodes(sde: IRSDE, steps: Steps = None, *, spacing: Spacing = "t") -> list[int | float]:
     """The times a sampler visits, from `sde.steps` down to 0: distinct whole numbers, or the given ones.
 
     >>> nodes(IRSDE(), 4)
@@ -187,7 +187,7 @@ def nodes(sde: IRSDE, steps: Steps = None, *, spacing: Spacing = "t") -> list[fl
         return [round(time) for time in np.linspace(sde.steps, 0, count + 1).tolist()]
     table = sde.half_log_snr(np.arange(1, sde.steps + 1))
     wanted = np.linspace(table[-1], table[0], count)
-    chosen: list[float] = []
+    chosen: list[int | float] = []
     for left, value in zip(range(count, 0, -1), wanted, strict=True):
         nearest = int(np.argmin(np.abs(table - value))) + 1
         # below the last one, and with room for those to come
@@ -195,7 +195,7 @@ def nodes(sde: IRSDE, steps: Steps = None, *, spacing: Spacing = "t") -> list[fl
     return [*chosen, 0]
 
 
-def _predicted(sde: IRSDE, predict: Predict, x: A, mu: A, t: float, *, unbias: bool) -> A:
+def _predicted(sde: IRSDE, predict: Predict, x: A, mu: A, t: int | float, *, unbias: bool) -> A:
     e = predict(x, like(mu, [float(t)] * mu.shape[0]))
     return sde.unbias(e, x, mu, t) if unbias else e
 
@@ -208,13 +208,13 @@ def _source(noise: Noise, needed: int) -> Callable[[int], Any]:
     return noise
 
 
-def _tell(on_progress: Progress | None, done: int, times: list[float]) -> None:
+def _tell(on_progress: Progress | None, done: int, times: Sequence[int | float]) -> None:
     if on_progress is not None:
         on_progress(done, len(times) - 1)
 
 
 def _exponential(
-    sde: IRSDE, t: float, s: float, *, prediction: str, form: str
+    sde: IRSDE, t: int | float, s: int | float, *, prediction: str, form: str
 ) -> tuple[float, tuple[float, float, float], float]:
     """The step from t to s > 0: factor of x - mu, weights of the answer and its l-derivatives, noise std.
 

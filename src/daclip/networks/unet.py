@@ -144,7 +144,9 @@ class UNet(nn.Module):
         z = self.final_res_block(torch.cat([z, first], dim=1), embedding)
         return self.final_conv(z)[..., :height, :width]
 
-    def _embed(self, t: Float[Tensor, "b"], degradation: Float[Tensor, "b d"] | None) -> Float[Tensor, "b e"]:
+    def _embed(
+        self, t: Float[Tensor, "#b"], degradation: Float[Tensor, "#b d"] | None
+    ) -> Float[Tensor, "#b e"]:
         """SiLU of time embedding plus degradation prompt (DA-CLIP eq. 6), which all blocks read."""
         embedding = self.time_mlp(t)
         if degradation is not None and self.needs_degradation:
@@ -407,11 +409,12 @@ def grid(u: Float[Tensor, "b n c"], like: Float[Tensor, "b c h w"]) -> Float[Ten
     return u.unflatten(1, like.shape[-2:]).permute(0, 3, 1, 2)
 
 
-def _reflected(side: int, multiple: int, device: torch.device) -> Int[Tensor, "n"]:
+def _reflected(side: int | torch.SymInt, multiple: int, device: torch.device) -> Int[Tensor, "n"]:
     """Positions 0 .. side - 1 and on, to and fro, to the next multiple."""
-    period = max(2 * side - 2, 1)
+    # a tensor, because ONNX has no remainder by a side that is known only at run time
+    period = torch.full((1,), max(2 * side - 2, 1), device=device)
     there = torch.arange((side + multiple - 1) // multiple * multiple, device=device) % period
-    return (side - 1) - (there - (side - 1)).abs()
+    return (there - (side - 1)).abs().neg() + (side - 1)
 
 
 def arguments_of(weights: Mapping[str, Tensor]) -> dict[str, Any]:
