@@ -131,9 +131,12 @@ def load_lpips(folder: Path) -> Metric:
     weights = {**load_file(folder / LPIPS_FILES[0]), **load_file(folder / LPIPS_FILES[1])}
     network = _LPIPS(pretrained=False, net="alex", pnet_rand=True)
     try:
-        network.load_state_dict({_renamed(name): tensor for name, tensor in weights.items()}, strict=False)
+        keys = network.load_state_dict({_renamed(name): weights[name] for name in weights}, strict=False)
     except RuntimeError as error:
         raise DataError(f"{folder}: the weights of LPIPS do not fit ({error})") from error
+    # torchmetrics registers the heads twice, under `lin0` and under `lins.0`
+    if missing := sorted(name for name in keys.missing_keys if not name.startswith("lins.")):
+        raise DataError(f"{folder}: {len(missing)} weights missing ({missing[0]}, ...)")
 
     def lpips(restored: Pixels8, clean: Pixels8) -> float:
         pair = (

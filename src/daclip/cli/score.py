@@ -9,7 +9,7 @@ import click
 
 from daclip.cli.answers import error_line
 from daclip.cli.terminal import Terminal, options
-from daclip.errors import DaclipError, DataError, PhotoError
+from daclip.errors import DataError, PhotoError, UsageError
 
 SCHEMA = "daclip.score/1"
 
@@ -81,7 +81,7 @@ def command(
 def _pairs(restored: Path, clean: Path) -> list[tuple[Path, Path | None]]:
     """Each restored photo with its clean one, None where there is none."""
     if restored.is_dir() != clean.is_dir():
-        raise DaclipError(f"{restored} and {clean} are a folder and a file", hint="give two of a kind")
+        raise UsageError(f"{restored} and {clean} are a folder and a file", hint="give two of a kind")
     if not restored.is_dir():
         return [(restored, clean)]
     # by suffix and not by `find_photos`, which passes over photo.restored.jpg

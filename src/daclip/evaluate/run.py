@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt
+from jaxtyping import UInt, UInt8
 
 from daclip import image, metrics, models
 from daclip.errors import DaclipError, DataError, PhotoError, UsageError
@@ -121,7 +121,9 @@ def _measured(
     return measured
 
 
-def scores(restored: Pixels8, clean: Pixels8, functions: Mapping[str, Metric]) -> dict[str, float]:
+def scores(
+    restored: UInt8[np.ndarray, "_ _ 3"], clean: Pixels8, functions: Mapping[str, Metric]
+) -> dict[str, float]:
     """The figures of one photo by metric. Raises DataError when the two differ in size."""
     if restored.shape != clean.shape:
         (height, width), (own_height, own_width) = clean.shape[:2], restored.shape[:2]

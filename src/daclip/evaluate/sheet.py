@@ -8,7 +8,7 @@ import numpy as np
 import pyvips
 from jaxtyping import UInt8
 
-from daclip.metrics import Pixels8
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 _WHITE = 255
 _GAP = 6
@@ -20,7 +20,7 @@ _STRIP = 26
 class Panel:
     """Pictures of one photo, side by side, each with its words."""
 
-    pictures: Sequence[tuple[str, Pixels8]]
+    pictures: Sequence[tuple[str, Picture]]
 
 
 def draw(
@@ -48,7 +48,7 @@ def draw(
     return sheet[: -_GAP or None, : -2 * _GAP]
 
 
-def _cell(words: str, pixels: Pixels8, tile: tuple[int, int]) -> Pixels8:
+def _cell(words: str, pixels: Picture, tile: tuple[int, int]) -> Picture:
     """A picture over its words, with a gap on its right."""
     height, width = tile
     cell = np.full((height + _STRIP, width + _GAP, 3), _WHITE, np.uint8)
@@ -61,7 +61,7 @@ def _cell(words: str, pixels: Pixels8, tile: tuple[int, int]) -> Pixels8:
     return cell
 
 
-def _fitted(pixels: Pixels8, height: int, width: int) -> Pixels8:
+def _fitted(pixels: Picture, height: int, width: int) -> Picture:
     """The whole picture, as large as fits."""
     data = np.ascontiguousarray(pixels)
     whole = pyvips.Image.new_from_memory(data.data, data.shape[1], data.shape[0], 3, "uchar")
@@ -70,6 +70,8 @@ def _fitted(pixels: Pixels8, height: int, width: int) -> Pixels8:
 
 def _written(words: str) -> UInt8[np.ndarray, "h w"]:
     """Words as ink, 255 where it is darkest."""
+    if not words.strip():
+        return np.zeros((1, 1), np.uint8)
     escaped = words.replace("&", "&amp;").replace("<", "&lt;")  # Pango reads markup
-    ink = pyvips.Image.text(escaped or " ", font="sans 12", dpi=84)
+    ink = pyvips.Image.text(escaped, font="sans 12", dpi=84)
     return np.asarray(ink.numpy(), np.uint8).reshape(ink.height, ink.width)

@@ -86,7 +86,7 @@ def _order(name: str) -> tuple[int, str]:
 def _row(method: str, degradation: str, own: Sequence[Measurement]) -> Row:
     before = {metric: _mean(one.before[metric] for one in own) for metric in own[0].before}
     after = {metric: _mean(one.after[metric] for one in own) for metric in own[0].after}
-    answered = [one.likeliest == degradation for one in own if one.likeliest is not None]
+    answered = [float(one.likeliest == degradation) for one in own if one.likeliest is not None]
     return Row(
         method=method,
         degradation=degradation,

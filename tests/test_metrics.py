@@ -1,0 +1,122 @@
+"""PSNR, SSIM and LPIPS agree with independent implementations."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daclip import metrics
+from daclip.errors import DataError
+from daclip.metrics import PROTOCOLS
+
+WEIGHTS = Path(__file__).parents[2] / "shared" / "data" / "weights"
+
+
+def photo(seed: int, height: int = 61, width: int = 84) -> np.ndarray:
+    """A smooth photo with some texture, uint8."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:height, :width]
+    waves = np.stack([np.sin(rows / (5 + c)) + np.cos(columns / (9 - c)) for c in range(3)], axis=2)
+    return np.clip(120 + 50 * waves + rng.normal(0, 8, waves.shape), 0, 255).astype(np.uint8)
+
+
+def worse(clean: np.ndarray, sigma: float = 20) -> np.ndarray:
+    noise = np.random.default_rng(9).normal(0, sigma, clean.shape)
+    return np.clip(clean + noise, 0, 255).astype(np.uint8)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(11, 40), st.integers(11, 40), st.integers(0, 5))
+def test_psnr_and_ssim_are_those_of_scikit_image(height: int, width: int, seed: int) -> None:
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    clean = photo(seed, height, width)
+    degraded = worse(clean)
+    assert metrics.psnr(degraded, clean) == pytest.approx(peak_signal_noise_ratio(clean, degraded), abs=1e-9)
+    theirs = structural_similarity(
+        clean, degraded, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+    )
+    assert metrics.ssim(degraded, clean) == pytest.approx(theirs, abs=1e-9)
+
+
+def test_the_published_protocol_leaves_out_four_pixels_at_each_border() -> None:
+    clean = photo(0)
+    inside = (slice(4, -4), slice(4, -4))
+    degraded = worse(clean)
+    crop4 = PROTOCOLS["rgb-crop4"]
+    assert metrics.psnr(degraded, clean, protocol=crop4) == metrics.psnr(degraded[inside], clean[inside])
+    assert metrics.ssim(degraded, clean, protocol=crop4) == metrics.ssim(degraded[inside], clean[inside])
+    assert metrics.psnr(degraded, clean, protocol=crop4) != metrics.psnr(degraded, clean)
+
+
+def test_the_y_protocol_sees_luma_of_bt601() -> None:
+    from skimage.color import rgb2ycbcr
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    clean = photo(1)
+    degraded = worse(clean)
+    ours, theirs = rgb2ycbcr(degraded)[..., 0], rgb2ycbcr(clean)[..., 0]
+    assert metrics.psnr(degraded, clean, protocol=PROTOCOLS["y"]) == pytest.approx(
+        peak_signal_noise_ratio(theirs, ours, data_range=255), abs=1e-9
+    )
+    assert metrics.ssim(degraded, clean, protocol=PROTOCOLS["y"]) == pytest.approx(
+        structural_similarity(
+            theirs, ours, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        ),
+        abs=1e-9,
+    )
+
+
+def test_equal_photos_have_ssim_one_and_no_finite_psnr() -> None:
+    clean = photo(2)
+    assert metrics.psnr(clean, clean.copy()) == float("inf")
+    assert metrics.ssim(clean, clean.copy()) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("side", [1, 10])
+def test_a_photo_smaller_than_the_window_has_no_ssim_and_says_so(side: int) -> None:
+    small = np.zeros((side, 40, 3), np.uint8)
+    with pytest.raises(DataError, match=f"40 x {side} pixels are too few for SSIM"):
+        metrics.ssim(small, small)
+
+
+def test_a_border_that_leaves_nothing_is_named() -> None:
+    small = np.zeros((8, 40, 3), np.uint8)
+    with pytest.raises(DataError, match="nothing inside a border of 4"):
+        metrics.psnr(small, small, protocol=PROTOCOLS["rgb-crop4"])
+
+
+def test_lpips_without_its_weights_names_file_and_flag(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"alexnet_features\.safetensors: not there; .*--metric-weights"):
+        metrics.load_lpips(tmp_path)
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the weights of LPIPS are not in ../shared/data/weights")
+def test_lpips_is_that_of_the_official_package() -> None:
+    lpips = metrics.load_lpips(WEIGHTS)
+    clean = photo(3, 96, 128)
+    # the package lpips 0.1.4 gives this for the same two photos
+    assert lpips(worse(clean, 30), clean) == pytest.approx(0.3042234, abs=1e-5)
+    assert lpips(clean, clean) == 0
+
+
+@pytest.mark.torch
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the weights of LPIPS are not in ../shared/data/weights")
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    for name in metrics.LPIPS_FILES:
+        (tmp_path / name).symlink_to(WEIGHTS / "lpips_vgg_v0.1.safetensors")
+    with pytest.raises(DataError, match="weights of LPIPS do not fit"):
+        metrics.load_lpips(tmp_path)
+
+
+@pytest.mark.torch
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the weights of LPIPS are not in ../shared/data/weights")
+def test_a_file_that_lacks_layers_is_refused_instead_of_measuring_with_random_ones(tmp_path: Path) -> None:
+    for name in metrics.LPIPS_FILES:
+        (tmp_path / name).symlink_to(WEIGHTS / "lpips_alex_v0.1.safetensors")
+    with pytest.raises(DataError, match=r"10 weights missing \(net\.slice1\.0\.bias"):
+        metrics.load_lpips(tmp_path)
