@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daclip.diffusion import SCHEDULES, IRSDE, exp_remainder
+from daclip.diffusion import IRSDE, SCHEDULES, exp_remainder
 from daclip.errors import UsageError
 
 PARITY = Path(__file__).parent / "parity"
@@ -177,7 +177,7 @@ def test_an_unknown_schedule_is_answered_with_the_known_ones():
 @pytest.mark.parametrize(("t", "s"), [(5, 5), (5, 7), (101, 3)])
 def test_a_step_that_is_none_is_refused(t, s):
     x = np.zeros((1, 3, 2, 2))
-    with pytest.raises(ValueError, match="outside|no reverse step"):
+    with pytest.raises(ValueError, match=r"outside|no reverse step"):
         IRSDE().reverse_step(x, x, x, t, s)
 
 

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +24,16 @@ def no_noise(step):
     raise AssertionError(f"draw {step} was not expected")
 
 
-# --- problems with known solution -------------------------------------------------------------------------
-
-
-def times_at(sde, l):
+def times_at(sde, half_log_snr):
     """The (fractional) times at which ln(alpha / sigma_bar) has the given values."""
-    ratio = sde.max_sigma**2 * np.exp(2 * np.asarray(l))
+    ratio = sde.max_sigma**2 * np.exp(2 * np.asarray(half_log_snr))
     theta_bar = -0.5 * np.log(ratio / (1 + ratio)) / sde.dt
     table = sde.theta_bar(np.arange(sde.steps + 1))
     return np.interp(theta_bar, table, np.arange(sde.steps + 1)).tolist()
 
 
 def steps_to(sde, count):
-    """`count` steps of equal ln(alpha / sigma_bar) from the start to `LAST`, where the photo is not yet reached."""
+    """`count` steps of equal ln(alpha / sigma_bar) from the start to `LAST`, short of the photo."""
     return [sde.steps, *times_at(sde, np.linspace(sde.half_log_snr(sde.steps), LAST, count + 1))[1:]]
 
 
@@ -113,7 +111,7 @@ def test_the_ode_error_falls_with_the_power_of_the_order(flow, order, least, pre
 def moments(sampler, sde, mean, spread, **options):
     """Mean and spread of what a sampler makes when the clean pixel is Gaussian around mu + mean.
 
-    The exact network is affine, so the result is affine in the draws: run once with none, once with each alone.
+    The exact network is affine, so the result is affine in the draws: run with none, and with each alone.
     """
     objective = options.pop("objective", "noise")
     steps = options["steps"]
@@ -172,9 +170,6 @@ def test_published_networks_are_sampled_with_the_moments_of_the_table(sampler, o
     assert got == pytest.approx((mean, spread), abs=3e-4)
 
 
-# --- equal to one another and to the published code --------------------------------------------------------
-
-
 def run(sampler, steps, **options):
     rng = np.random.default_rng(0)
     mu, draws = rng.random((2, 3, 3, 4)), rng.standard_normal((102, 2, 3, 3, 4))
@@ -213,9 +208,6 @@ def test_whole_trajectories_are_the_published_ones(name, schedule):
     x = sampler(IRSDE(schedule=schedule), lambda x, t: network(x, mu, t), mu, draws)
     assert x.dtype == np.float32
     assert np.max(np.abs(x - published)) <= 1e-5 * np.max(np.abs(published))
-
-
-# --- options -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
@@ -259,7 +251,7 @@ def test_any_number_of_steps_visits_distinct_whole_times_down_to_zero(steps, spa
     assert times[0] == 100
     assert times[-1] == 0
     assert all(isinstance(t, int) for t in times)
-    assert all(t > s for t, s in zip(times, times[1:], strict=False))
+    assert all(t > s for t, s in pairwise(times))
 
 
 def test_spacing_in_lambda_makes_equal_steps_of_it():

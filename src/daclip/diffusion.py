@@ -66,7 +66,7 @@ class IRSDE:
     """The process dx = theta_t (mu - x) dt + sigma_t dw, from clean x0 at time 0 to mu plus noise.
 
     sigma_t² = 2 max_sigma² theta_t. Times run from 0 to `steps`; the unit of theta is such that
-    exp(-theta_bar_steps dt) = eps. Between whole times theta is constant, so its running sum theta_bar is linear.
+    exp(-theta_bar_steps dt) = eps. Between whole times theta is constant, its running sum theta_bar linear.
     States of double precision are computed exactly, others with the published single-precision numbers.
 
     Args:

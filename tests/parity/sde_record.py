@@ -1,4 +1,4 @@
-"""Record numbers of the published SDE: python tests/parity/sde_record.py <universal-image-restoration folder>."""
+"""Record the published SDE: python tests/parity/sde_record.py <its universal-image-restoration folder>."""
 
 import sys
 from pathlib import Path

@@ -14,7 +14,7 @@ def weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, NDArray[np.float32
 
 def _weight(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     # RandomState is frozen by numpy's own promise
-    draw = np.random.RandomState(crc32(name.encode())).standard_normal(shape)  # noqa: NPY002
+    draw = np.random.RandomState(crc32(name.encode())).standard_normal(shape)
     if name.endswith(".g") or (len(shape) == 1 and name.endswith("weight")):  # gains of norms
         return (1 + 0.1 * draw).astype(np.float32)
     inputs = int(np.prod(shape[1:])) if len(shape) > 1 else 100

@@ -1,4 +1,4 @@
-"""The conditional U-Net of DA-CLIP: the noise in a state, given the degraded photo, the time and the embeddings.
+"""The conditional U-Net of DA-CLIP: the noise in a state, given degraded photo, time and embeddings.
 
 One class is the U-Net of universal-ir, of wild-ir (half resolution) and of plain IR-SDE (no conditions).
 Modules are named as in the published files. docs/paper.md, "Conditional U-Net".
@@ -26,7 +26,7 @@ class UNet(nn.Module):
 
     Args:
         width: channels at full resolution.
-        multipliers: channels behind level i are width * multipliers[i]; all levels but the last halve the sides.
+        multipliers: channels behind level i are width * multipliers[i]; all but the last halve the sides.
         context_dim: length of the embeddings; None for a network without conditions.
         degradation: add the degradation embedding, through the learned prompt, to the time embedding.
         content: attend to the content embedding in the middle and at `content_levels`.
@@ -230,9 +230,10 @@ class LayerNorm(nn.Module):
 class LinearAttention(nn.Module):
     """Attention of 4 heads in linear time: keys and values meet before the queries.
 
-    With q softmaxed over the channels of a head and k over the n positions, out = to_out(q (k^T v) / (n sqrt 32)).
-    As v = W_v x and to_out are linear, k^T v = (k^T x) W_v^T and the head's part of to_out join into one matrix
-    for a photo: neither v nor the attended values ever exist for all positions.
+    With q softmaxed over the channels of a head and k over the n positions,
+    out = to_out(q (k^T v) / (n sqrt 32)). As v = W_v x and to_out are linear, k^T v = (k^T x) W_v^T and the
+    head's part of to_out join into one matrix for a photo: neither v nor the attended values are ever made for
+    all positions.
     """
 
     def __init__(self, channels: int, heads: int = 4) -> None:
@@ -324,8 +325,8 @@ class SelfAttention(nn.Module):
 class ContentAttention(nn.Module):
     """Cross-attention to the content embedding, which is one token.
 
-    A softmax over one token is 1, so every position takes the same to_out(to_v(content)): an exact equivalent of
-    the attention. Queries, keys and their norm have no effect and get no gradient; they are there for the files.
+    A softmax over one token is 1, so every position takes the same to_out(to_v(content)): an exact equivalent
+    of the attention. Queries, keys and their norm have no effect and no gradient; they are there for the files.
     """
 
     def __init__(self, channels: int, content_dim: int) -> None:
@@ -357,8 +358,8 @@ class FeedForward(nn.Module):
 class DoublingConv(nn.Module):
     """Each pixel repeated to 2 x 2, then a 3x3 convolution with bias.
 
-    An output pixel sees only 2 x 2 different inputs, so this is one transposed convolution with the weights of
-    equal inputs added: the same numbers with 4/9 of the work, and without the repeated pixels in memory.
+    An output pixel sees only 2 x 2 different inputs, so this is one transposed convolution with the weights
+    of equal inputs added: the same numbers with 4/9 of the work, and without the repeated pixels in memory.
     """
 
     def __init__(self, inside: int, outside: int) -> None:
@@ -395,7 +396,7 @@ def halve(inside: int, outside: int) -> nn.Conv2d:
 
 
 def upsample(inside: int, outside: int) -> nn.Sequential:
-    """Sides doubled by repeating pixels, then a 3x3 convolution; named as the two modules of published files."""
+    """Sides doubled by repeating pixels, then a 3x3 convolution; two modules, as in published files."""
     return nn.Sequential(nn.Identity(), DoublingConv(inside, outside))
 
 
