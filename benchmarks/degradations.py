@@ -2,6 +2,7 @@
 
 python benchmarks/degradations.py                      crops of 256 x 256 per second
 python benchmarks/degradations.py --against PAIRS      statistics beside those of PAIRS/<name>/{LQ,GT}
+python benchmarks/degradations.py --sheet FILE         a picture of all of them at three severities
 """
 
 import argparse
@@ -38,8 +39,8 @@ def seconds(draw, rounds: int) -> float:
     draw(patches[0], np.random.default_rng(0))
     started = time.process_time()
     for seed in range(rounds):
-        for patch in patches:
-            draw(patch, np.random.default_rng(seed))
+        for i, patch in enumerate(patches):
+            draw(patch, np.random.default_rng([seed, i]))
     return (time.process_time() - started) / (rounds * len(patches))
 
 
@@ -93,24 +94,56 @@ def statistics(degraded: np.ndarray, clean: np.ndarray) -> dict[str, float]:
     }
 
 
-def realism(root: Path, severities: tuple[float, ...] = (0.4, 0.6, 0.8, 1.0)) -> None:
+COMPARED = {
+    "jpeg-compressed": (0.46, 0.54, 0.61, 0.77),  # quality 25, 20, 16, 10
+    "low-light": (0.7, 0.8, 0.9, 1.0),
+    "noisy": (0.12, 0.18, 0.24, 0.3),
+}
+"""Severities about as heavy as the real pairs, where those are not spread over 0.4 to 1."""
+
+
+def realism(root: Path) -> None:
     """Real degraded photos beside our degradation of the same clean ones: median (10 % to 90 %)."""
-    print("| degradation | photos |", end="")
-    columns = list(statistics(np.full((8, 8, 3), 0.5, np.float32), np.full((8, 8, 3), 0.5, np.float32)))
-    print(" | ".join(columns), "|\n|" + "---|" * (len(columns) + 2))
+    columns = list(statistics(*(np.full((8, 8, 3), 0.5, np.float32),) * 2))
+    print(f"| degradation | photos | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 2)}")
     for name in DEGRADATIONS:
         real, ours = [], []
         for i, (degraded, clean) in enumerate(pairs(root, name)):
             real.append(statistics(degraded, clean))
-            for k, severity in enumerate(severities):
-                made = degrade(clean, name, severity=severity, rng=np.random.default_rng([i, k]))
+            for k, severity in enumerate(COMPARED.get(name, (0.4, 0.6, 0.8, 1.0))):
+                for attempt in range(20):
+                    made = degrade(clean, name, severity=severity, rng=np.random.default_rng([i, k, attempt]))
+                    # the real noise is that of cameras
+                    if name != "noisy" or made.record["parts"][0]["parameters"]["kind"] == "camera":
+                        break
                 ours.append(statistics(made.pixels, clean))
         for who, rows in (("real", real), ("ours", ours)):
             cells = []
             for column in columns:
                 low, middle, high = np.quantile([row[column] for row in rows], [0.1, 0.5, 0.9])
-                cells.append(f"{middle:.2f} ({low:.2f}-{high:.2f})")
-            print(f"| {name} | {who} {len(rows)} | {' | '.join(cells)} |")
+                cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
+            print(f"| {name} | {who}, {len(rows)} | {' | '.join(cells)} |")
+
+
+def sheet(path: Path, severities: tuple[float, ...] = (0.3, 0.6, 1.0), side: int = 144) -> None:
+    """Five rows of two degradations each: the clean photo (public domain or CC0) and three severities."""
+    photos = [skimage.data.astronaut()[:400, 40:440], skimage.data.coffee()[:400, 100:500]]
+    photos += [skimage.data.chelsea()[:300, 80:380], skimage.data.rocket()[:, 100:527]]
+    tiles: list[np.ndarray] = []
+    for i, name in enumerate(DEGRADATIONS):
+        clean = cv2.resize(photos[3 * i % 4], (side, side), interpolation=cv2.INTER_AREA)
+        clean = clean.astype(np.float32) / 255
+        made = [
+            degrade(clean, name, severity=s, rng=np.random.default_rng([7, i])).pixels for s in severities
+        ]
+        row = np.round(np.hstack([clean, *made]) * 255).astype(np.uint8)
+        tile = np.full((side + 20, row.shape[1] + 8, 3), 255, np.uint8)
+        tile[20:, :-8] = row
+        label = f"{name}: clean, severity {', '.join(map(str, severities))}"
+        cv2.putText(tile, label, (2, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+        tiles.append(tile)
+    page = np.vstack([np.hstack(tiles[i : i + 2]) for i in range(0, len(tiles), 2)])
+    cv2.imwrite(str(path), page[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
 
 
 if __name__ == "__main__":
@@ -118,10 +151,13 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--against", type=Path, help="folder of real pairs")
+    parser.add_argument("--sheet", type=Path, help="PNG file to write")
     parser.add_argument("--rounds", type=int, default=6)
     given = parser.parse_args()
     cv2.setNumThreads(1)
     if given.against:
         realism(given.against)
+    elif given.sheet:
+        sheet(given.sheet)
     else:
         speed(given.rounds)

@@ -322,7 +322,7 @@ def low_light(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Parame
     hold. A pedestal (stray light, black level) lifts the deepest shadows. Both as measured on real dark and
     light pairs.
     """
-    exposure = math.exp(-math.log(120) * severity**0.65 * _between(rng, 0.8, 1))
+    exposure = math.exp(-math.log(120) * severity**0.65 * _between(rng, 0.85, 1))
     cast = _near_white(rng, 0.3 * severity)
     highlights = _between(rng, 0, 5) * severity
     pedestal = _between(rng, 0, 5e-4) * severity
