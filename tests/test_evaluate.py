@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -323,3 +324,12 @@ def test_an_example_photo_is_what_its_record_makes_of_the_clean_one(name: str) -
     again = replay(clean.crop(0, 0, clean.height, clean.width), entry["record"])
     stored = image.read(PHOTOS / f"{name}.jpg").own
     assert psnr(np.rint(again * 255).astype(np.uint8), stored) > 30
+
+
+@pytest.mark.slow
+def test_the_before_after_example_draws_every_photo(toy: Path, tmp_path: Path) -> None:
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "before_after.py"))
+    example["main"](str(tmp_path / "sheet.png"), str(toy))
+    sheet = image.read(tmp_path / "sheet.png")
+    assert sheet.width > 4 * 300, "two photos beside each other, before and after"
+    assert sheet.height > 5 * 200
