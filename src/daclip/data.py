@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -33,6 +33,7 @@ class Sample:
     names: tuple[str, ...]
 
 
+@runtime_checkable
 class DataSet(Protocol):
     """Anything training draws samples from."""
 

@@ -114,7 +114,7 @@ class RestorerRun:
     patch: int = 128
     view: int = 160
     patches_per_region: int = 4
-    learning_rate: float = 1e-3
+    learning_rate: float = 8e-4
     weight_decay: float = 1e-4
     warmup: int = 200
     clip_norm: float = 1.0

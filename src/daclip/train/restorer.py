@@ -13,6 +13,13 @@ from daclip.train.presets import RestorerRun
 from daclip.vocabulary import CLEAN
 
 
+_FLOOR = 0.01
+"""Added to a patch's L1 before the log: without it nearly clean patches, whose L1 is small, outweigh all others."""
+
+_UNTOUCHED = 60.0
+"""A patch closer to its clean photo than this, in dB, has nothing to gain."""
+
+
 class RestorerJob(nn.Module):
     """A one-pass restorer in training, with its frozen encoder.
 
@@ -61,9 +68,10 @@ class RestorerJob(nn.Module):
             mu, content.repeat_interleave(count, 0), degradation.repeat_interleave(count, 0)
         )
         error = (restored.float() - x0).abs().mean((1, 2, 3))
-        loss = (error + 1e-3).log().mean() if self.run.loss == "log-l1" else error.mean()
-        gain = psnr(restored.float().clamp(0, 1), x0) - psnr(mu, x0)
-        return loss, {"l1": error.mean().item(), "gain": gain.clamp(-60, 60).mean().item()}
+        loss = (error + _FLOOR).log().mean() if self.run.loss == "log-l1" else error.mean()
+        before, after = psnr(mu, x0), psnr(restored.float().clamp(0, 1), x0)
+        gain = (after - before)[before < _UNTOUCHED].mean()
+        return loss, {"l1": error.mean().item(), "gain": gain.item()}
 
     @torch.no_grad()
     def validate(self, batches: Sequence[Batch]) -> dict[str, float]:

@@ -1,0 +1,100 @@
+"""From embeddings to what is wrong with a photo."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daclip.detect import ClassTexts, Detection, detect, probabilities, unit
+from daclip.vocabulary import CLEAN
+
+SOFT = ClassTexts(names=("hazy", "noisy", "rainy"), embeddings=np.eye(3, dtype=np.float32))
+SIGMOID = ClassTexts(
+    names=("hazy", "noisy", CLEAN),
+    embeddings=np.eye(3, dtype=np.float32),
+    rule="sigmoid",
+    scale=20.0,
+    bias=-10.0,
+)
+
+
+def views(*rows: list[float]) -> np.ndarray:
+    return np.array(rows, dtype=np.float32)
+
+
+def test_unit_vectors_have_length_one_and_the_same_direction() -> None:
+    vectors = np.random.default_rng(0).normal(size=(2, 5, 7))
+    np.testing.assert_allclose(np.linalg.norm(unit(vectors), axis=-1), 1, rtol=1e-12)
+    np.testing.assert_allclose(unit(vectors) * np.linalg.norm(vectors, axis=-1, keepdims=True), vectors)
+
+
+def test_the_published_rule_is_a_softmax_of_a_hundred_cosines() -> None:
+    degradation = views([3.0, 4.0, 0.0])
+    weights = np.exp(100 * np.array([0.6, 0.8, 0.0]))
+    np.testing.assert_allclose(probabilities(degradation, SOFT)[0], weights / weights.sum(), rtol=1e-5)
+
+
+def test_the_rule_for_mixtures_answers_for_each_word_alone() -> None:
+    cosines = np.array([0.6, 0.8, 0.0])
+    wanted = 1 / (1 + np.exp(-(20 * cosines - 10)))
+    np.testing.assert_allclose(probabilities(views([3.0, 4.0, 0.0]), SIGMOID)[0], wanted, rtol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3).filter(lambda v: max(map(abs, v)) > 1e-3),
+    st.floats(0.01, 100),
+    st.sampled_from([SOFT, SIGMOID]),
+)
+def test_probabilities_lie_in_range_and_ignore_the_length_of_an_embedding(
+    row: list[float], length: float, texts: ClassTexts
+) -> None:
+    found = probabilities(views(row), texts)
+    assert found.dtype == np.float32
+    assert ((found >= 0) & (found <= 1)).all()
+    if texts.rule == "softmax":
+        assert found.sum() == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(probabilities(np.float32(length) * views(row), texts), found, atol=2e-3)
+
+
+def test_views_are_averaged_as_probabilities() -> None:
+    rows = views([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0])
+    found = detect(rows, SOFT)
+    np.testing.assert_allclose(found.probabilities, [1 / 3, 2 / 3, 0], atol=1e-6)
+    assert found.found == ("noisy",)
+
+
+def test_a_mixture_is_found_with_the_likeliest_part_first() -> None:
+    assert detect(views([0.6, 0.8, 0.0]), SIGMOID).found == ("noisy", "hazy")
+    assert detect(views([0.8, 0.6, 0.0]), SIGMOID).found == ("hazy", "noisy")
+
+
+def test_a_clean_photo_has_nothing_wrong_with_it() -> None:
+    found = detect(views([0.1, 0.1, 1.0]), SIGMOID)
+    assert found.found == ()
+    assert found.is_clean
+
+
+def test_what_is_less_likely_than_clean_is_not_found() -> None:
+    # hazy reaches the threshold, but clean is likelier
+    assert detect(views([0.65, 0.0, 0.76]), SIGMOID).found == ()
+
+
+def test_a_model_without_a_word_for_clean_always_finds_the_likeliest() -> None:
+    found = detect(views([1.0, 1.0, 1.01]), SOFT, threshold=0.9)
+    assert max(found.probabilities) < 0.9
+    assert found.found == ("rainy",)
+    assert not found.is_clean
+
+
+def test_a_higher_threshold_finds_less() -> None:
+    rows = views([0.62, 0.78, 0.0])
+    assert detect(rows, SIGMOID).found == ("noisy", "hazy")
+    assert detect(rows, SIGMOID, threshold=0.99).found == ("noisy",)
+
+
+def test_a_detection_ranks_its_words_and_knows_their_probabilities() -> None:
+    found = Detection(names=("a", "b", "c"), probabilities=np.array([0.2, 0.7, 0.2]), found=("b",))
+    assert found.ranked() == [("b", 0.7), ("a", 0.2), ("c", 0.2)]
+    assert found.probability("c") == pytest.approx(0.2)
+    assert found.probability("unknown") == 0

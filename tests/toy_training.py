@@ -1,0 +1,92 @@
+"""The smallest things one can train on: a few soft photos, a toy encoder, a toy restorer."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from daclip import checkpoints, clip
+from daclip.detect import ClassTexts
+from daclip.models import ModelConfig
+from daclip.train.controller import WORDS
+from daclip.train.presets import ControllerRun, RestorerRun
+
+VIT: dict[str, Any] = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+NETWORK: dict[str, Any] = {
+    "name": "nafnet",
+    "width": 8,
+    "encoder_blocks": [1],
+    "middle_blocks": 1,
+    "decoder_blocks": [1],
+    "context_dim": 24,
+    "degradation": True,
+    "content": True,
+    "attention": "embedding",
+    "shuffle": 2,
+    "gain": 0.1,
+}
+
+
+def write_photos(root: Path, count: int = 6) -> Path:
+    """Soft pictures of 60 x 70 pixels."""
+    root.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        coarse = np.random.default_rng(number).random((5, 6, 3), dtype=np.float32)
+        pixels = cv2.resize(coarse, (70, 60), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+        cv2.imwrite(str(root / f"{number}.png"), (pixels * 255).astype(np.uint8))
+    return root
+
+
+def toy_encoder(seed: int = 0) -> clip.DaClip:
+    """A two-block vision transformer with a controller whose links are not zero."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = clip.vit(VIT)
+        for weight in model.controller.zeros.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape))
+    return model
+
+
+def write_encoder(folder: Path, **settings: Any) -> Path:
+    """A model folder with the toy encoder; `settings` are further fields of its config."""
+    embeddings = np.random.default_rng(1).normal(size=(len(WORDS), 24)).astype(np.float32)
+    texts = ClassTexts(names=WORDS, embeddings=embeddings)
+    encoder = {"name": "open_clip", "config": VIT}
+    values: dict[str, Any] = {"view_side": 32, "dtype": "float16", **settings}
+    config = ModelConfig(kind="encoder", encoder=encoder, texts=texts, **values)
+    return checkpoints.save_pretrained(
+        checkpoints.Model(daclip=toy_encoder(), network=None, config=config), folder
+    )
+
+
+SETTINGS: dict[str, Any] = {
+    "steps": 6,
+    "batch": 4,
+    "region": 32,
+    "view": 32,
+    "warmup": 2,
+    "workers": 0,
+    "validate_every": 100,
+    "validate_regions": 4,
+    "save_every": 2,
+    "log_every": 1,
+    "precision": "fp32",
+}
+
+
+def controller_run(photos: Path, encoder: Path | str, **changes: Any) -> ControllerRun:
+    """Six steps of the controller."""
+    return ControllerRun(data=str(photos), encoder=str(encoder), **{**SETTINGS, **changes})
+
+
+def restorer_run(photos: Path, encoder: Path | str, **changes: Any) -> RestorerRun:
+    """Six steps of the restorer."""
+    settings: dict[str, Any] = {**SETTINGS, "patch": 16, "patches_per_region": 2, "network": NETWORK}
+    return RestorerRun(data=str(photos), encoder=str(encoder), **{**settings, **changes})
