@@ -422,6 +422,7 @@ def test_the_command_keeps_grey_and_16_bits(tmp_path):
     made = levels_of(tmp_path / "out.png")
     assert made.dtype == np.uint16
     assert made.ndim == 2
+    assert made.max() > 60000
 
 
 @pytest.mark.parametrize(
