@@ -39,9 +39,8 @@ def main() -> None:
             rows.append(restore(photo, given))
             photo.unlink()
     first = rows[0]
-    print(
-        f"daclip restore --model {given.model} --memory {given.memory}: {first['engine']} {first['precision']}"
-    )
+    engine = f"{first['engine']} {first['precision']}"
+    print(f"daclip restore --model {given.model} --memory {given.memory}: {engine}")
     print(f"{machine()}; load {os.getloadavg()[0]:.1f} at the end\n")
     print("| megapixels | size | seconds | seconds / MP | processor seconds / MP | peak MiB |")
     print("|---|---|---|---|---|---|")

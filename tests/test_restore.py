@@ -191,6 +191,30 @@ def test_embeddings_can_be_given_and_then_nothing_is_encoded(restorer: Restorer)
     assert np.abs(done.pixels - mended(clean.own.astype(np.float32) / 255, 0, 0.5) * 255).max() <= 1
 
 
+def test_views_are_averaged_in_direction_and_in_length(restorer: Restorer) -> None:
+    clean = image.from_array(scene(60, 60))
+    given = Embeddings(
+        content=np.zeros((2, 4), np.float32),
+        degradation=np.array([[0.6, 0, 0, 0], [0, 0.6, 0, 0]], np.float32),
+    )
+    done = restorer.restore(clean, embeddings=given, task="auto", strength={"noisy": 1})
+    each = 0.6 / np.sqrt(2)
+    expected = mended(clean.own.astype(np.float32) / 255, each, each) * 255
+    assert done.action == "restored"
+    assert np.abs(done.pixels - expected).max() <= 1
+
+
+def test_only_few_step_samplers_take_off_the_published_bias(sampler: Restorer) -> None:
+    published = Restorer(
+        replace(sampler.folder, config=replace(sampler.folder.config, objective="published")),
+        precision="fp32",
+    )
+    photo = dark(40, 40)
+    for name, same in (("posterior", True), ("sde", True), ("ode", True), ("mrs", False)):
+        one, other = (one.restore(photo, sampler=name, steps=4).pixels for one in (sampler, published))
+        assert np.array_equal(one, other) == same
+
+
 def test_a_mask_keeps_everything_outside_it(restorer: Restorer) -> None:
     photo = image.from_array(scene(80, 80))
     mask = np.zeros((80, 80), np.uint8)
