@@ -132,9 +132,8 @@ def _read_torch(path: Path) -> dict[str, Any]:
         ) from error
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (
-        Exception
-    ) as error:  # bytes that are wrong make the reader fail in any way: IndexError, struct.error, ...
+    except Exception as error:
+        # wrong bytes make the reader fail in any way: IndexError, struct.error, AssertionError, ...
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ModelError(f"{path}: cannot be read ({reason})", hint="is the download complete?") from error
     if not isinstance(content, dict):
