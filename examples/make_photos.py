@@ -34,7 +34,7 @@ EXAMPLES = {
     "noisy": ("astronaut", 0.7, 1),
     "raindrop": ("china", 0.6, 1),
     "rainy": ("flower", 0.5, 1),
-    "shadowed": ("coffee", 0.75, 0),
+    "shadowed": ("coffee", 0.8, 8),
     "snowy": ("rocket", 0.7, 1),
     "uncompleted": ("chelsea", 0.6, 3),
 }
