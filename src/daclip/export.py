@@ -45,14 +45,17 @@ def export(source: str | Path, folder: Path | None = None, *, tolerance: float =
             into the source, where an encoder that is another folder's is left alone.
         tolerance: largest difference allowed.
 
-    Raises ModelError, and leaves no graphs, when one differs from torch by more than the tolerance.
+    Raises ModelError, and leaves no graphs, when one differs from torch by more than the tolerance; and where
+    the encoder is another folder's that was not exported yet.
     """
     finished = Path(source) / "model"
     found = models.find(finished if finished.is_dir() else source)
     if folder is not None:
         found = models.find(_copied(found, folder))
-    model = checkpoints.load(found)
-    graphs = _graphs(model, found)
+    eyes = found.graphs["encoder"]
+    if found.encoder_path != found.path and not eyes.is_file():
+        raise ModelError(f"{eyes}: not there", hint=f"`daclip export {found.encoder_path}` first")
+    graphs = _graphs(checkpoints.load(found), found)
     try:
         for graph in graphs:
             _write(graph, found)

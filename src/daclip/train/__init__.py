@@ -168,7 +168,7 @@ def _photos(run: ControllerRun | RestorerRun) -> tuple[CleanPhotos, list[Batch]]
         chosen, held_out = chosen[1:], chosen[:1]
     if not chosen:
         raise DataError(f"{run.data}: a single photo", hint="training needs one more to validate on")
-    weights = tuple(float(share) for share in run.shares.values())
+    weights = tuple(run.shares.values())
     data = CleanPhotos(
         photos=chosen, region=run.region, seed=run.seed, names=tuple(run.shares), weights=weights
     )

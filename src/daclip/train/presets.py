@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, cast, get_args, get_type_hints
 
 from daclip.errors import UsageError
 from daclip.vocabulary import DEGRADATIONS
@@ -211,6 +211,8 @@ def _value(run: Run, key: str, text: str) -> Any:
         value = text
     if isinstance(now, float) and isinstance(value, int):
         value = float(value)
+    if key == "shares" and isinstance(value, dict):
+        value = {str(word): float(share) for word, share in cast("dict[str, Any]", value).items()}
     if type(value) is not type(now):
         raise UsageError(f'{key} cannot be "{text}"', hint=f"give a value like {json.dumps(now)}")
     if isinstance(value, int | float) and (value < 0 or (value == 0 and key not in _MAY_BE_ZERO)):

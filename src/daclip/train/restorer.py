@@ -12,9 +12,8 @@ from daclip.train.batch import Batch, draw_patches, draw_views, normalised, plan
 from daclip.train.presets import RestorerRun
 from daclip.vocabulary import CLEAN
 
-
 _FLOOR = 0.01
-"""Added to a patch's L1 before the log: without it nearly clean patches, whose L1 is small, outweigh all others."""
+"""Added to a patch's L1 before the log: else nearly clean patches, whose L1 is small, outweigh all others."""
 
 _UNTOUCHED = 60.0
 """A patch closer to its clean photo than this, in dB, has nothing to gain."""
@@ -70,8 +69,10 @@ class RestorerJob(nn.Module):
         error = (restored.float() - x0).abs().mean((1, 2, 3))
         loss = (error + _FLOOR).log().mean() if self.run.loss == "log-l1" else error.mean()
         before, after = psnr(mu, x0), psnr(restored.float().clamp(0, 1), x0)
-        gain = (after - before)[before < _UNTOUCHED].mean()
-        return loss, {"l1": error.mean().item(), "gain": gain.item()}
+        figures = {"l1": error.mean().item()}
+        if len(gain := (after - before)[before < _UNTOUCHED]):
+            figures["gain"] = gain.mean().item()
+        return loss, figures
 
     @torch.no_grad()
     def validate(self, batches: Sequence[Batch]) -> dict[str, float]:

@@ -1,0 +1,226 @@
+"""Exported graphs: what they compute, where their weights lie, and that they run without torch."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from daclip import checkpoints, clip, engine, models
+from daclip.errors import ModelError
+from daclip.export import export
+from daclip.models import ModelConfig, read_config
+from test_models import hub_cache_with
+from toy_training import NETWORK, VIT, toy_encoder, write_encoder
+
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+
+ENGINES = ["onnx", "openvino"]
+UNET = {"name": "unet", "width": 32, "multipliers": [1, 2], "context_dim": 24}
+DIFFUSION: dict[str, Any] = {"kind": "diffusion", "sde": {}, "objective": "noise", "sampler": "posterior"}
+
+
+def shaken(network: torch.nn.Module) -> torch.nn.Module:
+    """The network with every weight moved, so that no branch is silent."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
+    return network
+
+
+def write_model(folder: Path, network: dict[str, Any], **settings: Any) -> Path:
+    """A restorer with random weights that carries the toy encoder."""
+    encoder = read_config(write_encoder(folder.parent / "eyes"))
+    values: dict[str, Any] = {
+        "kind": "one-pass",
+        "encoder": {"name": "open_clip", "config": VIT},
+        "texts": encoder.texts,
+        "view_side": 32,
+        **settings,
+    }
+    model = checkpoints.Model(
+        daclip=toy_encoder(),
+        network=shaken(checkpoints.build_network(network)),
+        config=ModelConfig(network=network, **values),
+    )
+    return checkpoints.save_pretrained(model, folder)
+
+
+@pytest.fixture(scope="module")
+def one_pass(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_model(tmp_path_factory.mktemp("one") / "model", NETWORK, dtype="float32")
+    assert export(folder).differences.keys() == {"encoder", "restorer"}
+    return folder
+
+
+@pytest.fixture(scope="module")
+def diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_model(tmp_path_factory.mktemp("diff") / "model", UNET, dtype="float32", **DIFFUSION)
+    export(folder)
+    return folder
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random(shape, dtype=np.float32)
+
+
+def engines(folder: Path, name: str) -> tuple[engine.Engine, engine.Engine]:
+    found = models.find(folder)
+    return tuple(engine.load(found, engine=each, precision="fp32", threads=1) for each in (name, "torch"))
+
+
+def assert_near(got: np.ndarray, wanted: np.ndarray) -> None:
+    assert got.shape == wanted.shape
+    assert np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_one_pass_graph_computes_what_torch_does_at_any_size_and_batch(one_pass: Path, name: str) -> None:
+    graph, torch_engine = engines(one_pass, name)
+    for batch, height, width in ((1, 16, 16), (3, 37, 50), (2, 1, 9)):
+        mu = random(batch, 3, height, width)
+        content, degradation = random(batch, 24, seed=1), random(batch, 24, seed=2)
+        wanted = torch_engine.predict_clean(mu, content, degradation)
+        assert_near(graph.predict_clean(mu, content, degradation), wanted)
+        assert np.abs(wanted - mu).max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_encoder_graph_computes_what_torch_does_for_any_number_of_views(one_pass: Path, name: str) -> None:
+    graph, torch_engine = engines(one_pass, name)
+    for count in (1, 5):
+        views = random(count, 3, 32, 32) - 0.5
+        got, wanted = graph.encode(views), torch_engine.encode(views)
+        assert_near(got.content, wanted.content)
+        assert_near(got.degradation, wanted.degradation)
+        assert np.abs(wanted.content - wanted.degradation).max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_diffusion_graph_computes_what_torch_does_at_any_time(diffusion: Path, name: str) -> None:
+    graph, torch_engine = engines(diffusion, name)
+    for batch, height, width in ((1, 16, 16), (2, 21, 30)):
+        inputs = (
+            random(batch, 3, height, width),
+            random(batch, 3, height, width, seed=1),
+            np.linspace(3, 87.5, batch, dtype=np.float32),
+            random(batch, 24, seed=2),
+            random(batch, 24, seed=3),
+        )
+        assert_near(graph.predict_noise(*inputs), torch_engine.predict_noise(*inputs))
+
+
+@pytest.mark.parametrize("part", ["encoder", "restorer"])
+def test_a_graph_holds_no_weights_and_no_trace_of_its_maker(one_pass: Path, part: str) -> None:
+    graph = one_pass / f"{part}.onnx"
+    model = onnx.load(str(graph), load_external_data=False)
+    outside = [each for each in model.graph.initializer if each.data_location == each.EXTERNAL]
+    inside = [each for each in model.graph.initializer if each.data_location != each.EXTERNAL]
+    assert {each.value for tensor in outside for each in tensor.external_data if each.key == "location"} == {
+        "model.safetensors"
+    }
+    assert sum(len(each.raw_data) for each in inside) < 2000
+    assert sum(np.prod(each.dims) for each in outside) > 5000
+    content = graph.read_bytes()
+    for trace in (str(Path(checkpoints.__file__).parent), str(Path(torch.__file__).parent), ".py"):
+        assert trace.encode() not in content
+    assert not list(one_pass.glob("*.part"))
+
+
+def test_other_weights_in_the_folder_are_what_the_graph_then_uses(one_pass: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(one_pass, tmp_path / "copy"))
+    mu, told = random(1, 3, 16, 16), random(1, 24)
+    before = engines(folder, "onnx")[0].predict_clean(mu, told, told)
+    model = checkpoints.from_pretrained(folder)
+    assert model.network is not None
+    checkpoints.save_pretrained(replace(model, network=shaken(model.network)), folder)
+    graph, torch_engine = engines(folder, "onnx")
+    after = graph.predict_clean(mu, told, told)
+    assert np.abs(after - before).max() > 1e-3
+    assert_near(after, torch_engine.predict_clean(mu, told, told))
+
+
+def test_a_copy_carries_its_encoder_and_its_card(tmp_path: Path) -> None:
+    """A restorer beside its encoder, as the bundled ones: in place it stays so, elsewhere it stands alone."""
+    eyes = write_encoder(tmp_path / "eyes")
+    write_model(tmp_path / "hands", NETWORK, encoder="eyes", texts=None)
+    (tmp_path / "hands" / "README.md").write_text("---\nlicense: mit\n---\n# Hands\n")
+    with pytest.raises(ModelError, match=r"eyes/encoder\.onnx: not there; `daclip export .*eyes` first"):
+        export(tmp_path / "hands")
+    assert not (tmp_path / "hands" / "restorer.onnx").exists()
+    export(eyes)
+    assert export(tmp_path / "hands").differences.keys() == {"restorer"}
+    done = export(tmp_path / "hands", tmp_path / "elsewhere" / "alone")
+    assert done.differences.keys() == {"encoder", "restorer"}
+    assert "# Hands" in (done.folder / "README.md").read_text()
+    views = random(2, 3, 32, 32)
+    first, second = (
+        engine.load(models.find(folder), engine="onnx", threads=1)
+        for folder in (tmp_path / "hands", done.folder)
+    )
+    np.testing.assert_array_equal(first.encode(views).content, second.encode(views).content)
+    mu, told = random(1, 3, 20, 20), random(1, 24)
+    np.testing.assert_array_equal(first.predict_clean(mu, told, told), second.predict_clean(mu, told, told))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_model_in_the_cache_of_the_hub_runs(one_pass: Path, tmp_path: Path, name: str) -> None:
+    """There every file is a link to a file elsewhere, the weights a graph refers to as well."""
+    cache = hub_cache_with(tmp_path, "somebody/restorer", one_pass)
+    found = models.find("somebody/restorer", cache_dir=cache, offline=True)
+    views = random(1, 3, 32, 32)
+    got = engine.load(found, engine=name, precision="fp32", threads=1).encode(views)
+    assert_near(got.content, engines(one_pass, "torch")[0].encode(views).content)
+
+
+def test_a_graph_that_is_not_equal_is_not_left_behind(tmp_path: Path) -> None:
+    folder = write_encoder(tmp_path / "eyes")
+    with pytest.raises(ModelError, match=r"encoder\.onnx: differs from torch by .* of the largest value"):
+        export(folder, tolerance=0.0)
+    assert not list(folder.glob("*.onnx"))
+
+
+def test_the_compact_encoder_is_exported(tmp_path: Path) -> None:
+    config = ModelConfig(
+        kind="encoder",
+        encoder={"name": "timm", "embed_dim": 24},
+        texts=read_config(write_encoder(tmp_path / "eyes")).texts,
+        view_side=64,
+        dtype="float16",
+    )
+    model = checkpoints.Model(daclip=clip.compact(24, pretrained=False), network=None, config=config)
+    folder = checkpoints.save_pretrained(model, tmp_path / "compact")
+    assert export(folder).differences["encoder"] < 1e-4
+    assert (folder / "encoder.onnx").stat().st_size < 300_000
+
+
+def test_the_command_takes_a_run_folder_and_says_how_near_the_graphs_are(tmp_path: Path) -> None:
+    write_encoder(tmp_path / "run" / "model")
+    command = [sys.executable, "-m", "daclip", "export", str(tmp_path / "run"), "-o", str(tmp_path / "out")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["folder"] == str(tmp_path / "out")
+    assert answer["differences"].keys() == {"encoder"}
+    assert 0 <= answer["differences"]["encoder"] <= 1e-4
+    assert models.find(tmp_path / "out").is_exported
+    assert not (tmp_path / "run" / "model" / "encoder.onnx").exists()
+    missing = subprocess.run(
+        [*command[:4], str(tmp_path / "nowhere")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert missing.returncode == 2
+    assert "nowhere" in missing.stderr
