@@ -129,9 +129,8 @@ class Restorer:
         self.engine = engines.load(
             self.folder, device=device, engine=engine, precision=precision, threads=threads
         )
-        weights = [path for path in self.folder.path.iterdir() if path.suffix in (".onnx", ".safetensors")]
         # libraries and their buffers; weights once as read and once as the engine lays them out
-        self._fixed_bytes = _LIBRARY_BYTES + 2 * sum(path.stat().st_size for path in weights)
+        self._fixed_bytes = _LIBRARY_BYTES + 2 * _weight_bytes(self.folder)
 
     def encode(self, photo: Photo, *, views: View = "many") -> PhotoEmbeddings:
         """Embeddings of the photo's views: the whole and native-size crops, or the published centre crop."""
@@ -172,7 +171,8 @@ class Restorer:
             seed: same seed, same pixels.
             embeddings: of this photo, from `encode`, to save computing them again.
             views: what the encoder sees; `centre` is the published way.
-            mask: a photo of the same size, white where it is to be filled; the rest stays as it is.
+            mask: a photo of the same size, white where it is to be filled; the rest stays. The task is
+                then `uncompleted`, unless another is named.
             tile: side of a tile in pixels, instead of the largest that the memory allows.
             on_progress: see Progress.
 
@@ -183,7 +183,7 @@ class Restorer:
         run = self._run(sampler, steps, seed)
         texts = self.folder.texts
         known = [name for name in texts.names if name != vocabulary.CLEAN]
-        named = _named(task, known)
+        named = _named("uncompleted" if mask is not None and task == "auto" else task, known)
         _check_strength(strength, known)
         if strength == 0:
             return _unchanged(photo, run, "strength is 0", None)
@@ -191,21 +191,15 @@ class Restorer:
         seen = embeddings or self.encode(photo, views=views)
         found = detection.detect(seen.degradation, texts)
         names = named or found.found
-        if mask is not None and not named:
-            names = ("uncompleted",)
         if not names:
-            return _unchanged(
-                photo,
-                run,
-                f"no known degradation found ({vocabulary.CLEAN} {found.probability(vocabulary.CLEAN):.2f})",
-                found,
-            )
+            clean = f"{vocabulary.CLEAN} {found.probability(vocabulary.CLEAN):.2f}"
+            return _unchanged(photo, run, f"no known degradation found ({clean})", found)
         applied = {name: _strength_of(strength, name) for name in names}
         together = _together(applied, found)
         if together == 0:
             return _unchanged(photo, run, "strength is 0", found)
         degradation = _mean(seen.degradation)
-        if named or mask is not None:
+        if named:
             degradation = _of_words(names, texts, length=float(np.linalg.norm(degradation)))
         condition = Embeddings(content=_mean(seen.content), degradation=degradation)
         full, notes = self._in_tiles(photo, condition, run, mask=mask, side=side, on_progress=on_progress)
@@ -494,6 +488,12 @@ def _of_words(names: Sequence[str], texts: ClassTexts, *, length: float) -> Floa
     """The mean of the words' unit text embeddings, as long as the photo's own degradation embedding."""
     rows = detection.unit(np.stack([texts.embeddings[texts.names.index(name)] for name in names]))
     return (detection.unit(rows.mean(axis=0, keepdims=True)) * length).astype(np.float32)
+
+
+def _weight_bytes(folder: ModelFolder) -> int:
+    places = {folder.path, folder.encoder_path}
+    files = [path for place in places for path in place.iterdir()]
+    return sum(path.stat().st_size for path in files if path.suffix in (".onnx", ".safetensors"))
 
 
 def _planes(pixels: Float32[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "1 3 h w"]:

@@ -221,6 +221,9 @@ def test_a_mask_says_where_to_fill(daclip: Run, photos: Path) -> None:
     same = daclip("restore", "grey.png", "--mask", "mask.png", "--task", "noisy")
     assert same.returncode == 0, same.stderr
     np.testing.assert_array_equal(read("grey.restored.png"), read("grey.png"))
+    unknown = daclip("restore", "grey.png", "--mask", "mask.png", "--overwrite")
+    assert unknown.returncode == 2
+    assert b'unknown degradation "uncompleted"' in unknown.stderr
     Image.new("L", (26, 20), 0).save("small.png")
     wrong = daclip("restore", "grey.png", "--mask", "small.png", "--task", "noisy", "--overwrite")
     assert wrong.returncode == 1
@@ -232,6 +235,15 @@ def test_a_dry_run_writes_nothing(daclip: Run, photos: Path) -> None:
     done = daclip("restore", ".", "-o", "out", "--dry-run")
     assert lines(done.stdout)[0] == "alpha.png\tout/alpha.png\tplanned\t260 x 200"
     assert sorted(photos.iterdir()) == before
+
+
+@pytest.mark.usefixtures("photos")
+def test_two_photos_that_become_one_file_do_not_replace_each_other(daclip: Run) -> None:
+    Image.open("dark.jpg").save("dark.gif")  # read, not written: becomes dark.jpg
+    done = daclip("restore", "dark.jpg", "dark.gif", "-o", "out/", "--overwrite")
+    assert done.returncode == 1
+    assert b"error: out/dark.jpg: is the result of dark.jpg already; name a --format" in done.stderr
+    assert read("out/dark.jpg").mean() > 1.3 * read("dark.jpg").mean()
 
 
 def test_fail_fast_and_limit(daclip: Run, photos: Path) -> None:

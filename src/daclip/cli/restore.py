@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -225,10 +225,11 @@ def _run_all(
 ) -> Iterator[tuple[Job, Outcome | Exception]]:
     """Outcomes in the order of the jobs, several photos at once where asked."""
     stop = Event()
+    taken: dict[Path, Job] = {}
 
     def one(job: Job) -> Outcome | Exception:
         try:
-            return restore_one(job, restorer, wishes, progress, stop)
+            return restore_one(job, restorer, wishes, progress, stop, taken)
         except DaclipError as error:
             if error.exit_code == 2:  # a flag or the model is wrong: the next photo would say the same
                 raise
@@ -249,19 +250,29 @@ def _run_all(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def restore_one(job: Job, restorer: "Restorer", wishes: Wishes, progress: Progress, stop: Event) -> Outcome:
-    """Read, restore, write one photo. Raises PhotoError."""
+def restore_one(
+    job: Job,
+    restorer: "Restorer",
+    wishes: Wishes,
+    progress: Progress,
+    stop: Event,
+    taken: dict[Path, Job],
+) -> Outcome:
+    """Read, restore, write one photo, unless its target is `taken` by another. Raises PhotoError."""
     from daclip import image
 
     start = time.monotonic()
     source = sys.stdin.buffer.read() if job.source is None else job.source
     photo = image.read(source, limits=wishes.limits)
     target = None if job.target is None else image.output_path(photo, job.target, format=wishes.format)
+    # only now: a.heic and a.jpg have one target, for HEIC is not written
+    if target is not None and (first := taken.setdefault(target, job)) is not job:
+        raise PhotoError("exists", target, f"is the result of {first.name} already", hint="name a --format")
     if target is not None and target.exists() and not wishes.overwrite:
         if not wishes.skip_existing:
             hint = "use --overwrite, --skip-existing or another output"
             raise PhotoError("exists", target, "already there", hint=hint)
-        return Outcome(photo=photo, action="skipped", output=target, restored=None, seconds=0.0)
+        return Outcome(photo=replace(photo), action="skipped", output=target, restored=None, seconds=0.0)
     if wishes.mask is not None and (wishes.mask.width, wishes.mask.height) != (photo.width, photo.height):
         sizes = f"{wishes.mask.width} x {wishes.mask.height}, the photo {photo.width} x {photo.height}"
         raise PhotoError(
@@ -288,11 +299,13 @@ def restore_one(job: Job, restorer: "Restorer", wishes: Wishes, progress: Progre
         on_progress=tell,
     )
     _keep(restored, job, source, target, wishes)
+    # without the pixels, which would pile up: what follows only tells what was done
+    header = replace(photo)
     return Outcome(
-        photo=photo,
+        photo=header,
         action=restored.action,
         output=target,
-        restored=restored,
+        restored=replace(restored, photo=header, full=None),
         seconds=time.monotonic() - start,
     )
 
