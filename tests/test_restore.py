@@ -274,6 +274,8 @@ def test_a_path_or_bytes_come_back_as_a_photo(restorer: Restorer, tmp_path: Path
         back = restorer(given)
         assert isinstance(back, image.Photo)
         np.testing.assert_array_equal(back.own, wanted)
+        np.testing.assert_array_equal(restorer.restore(given).pixels, wanted)
+        assert restorer.detect(given).found == ("low-light",)
 
 
 @pytest.mark.torch

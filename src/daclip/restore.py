@@ -132,22 +132,22 @@ class Restorer:
         # libraries and their buffers; weights once as read and once as the engine lays them out
         self._fixed_bytes = _LIBRARY_BYTES + 2 * _weight_bytes(self.folder)
 
-    def encode(self, photo: Photo, *, views: View = "many") -> PhotoEmbeddings:
+    def encode(self, photo: Any, *, views: View = "many") -> PhotoEmbeddings:
         """Embeddings of the photo's views: the whole and native-size crops, or the published centre crop."""
         config = self.folder.encoder_config
-        side = config.view_side
+        photo, side = _photo_of(photo), config.view_side
         seen = tiling.centre_view(photo, side)[None] if views == "centre" else tiling.views(photo, side)
         normalised = (seen - np.array(config.mean, np.float32)) / np.array(config.std, np.float32)
         return self.engine.encode(np.ascontiguousarray(normalised.transpose(0, 3, 1, 2)))
 
-    def detect(self, photo: Photo, *, threshold: float = 0.5, views: View = "many") -> Detection:
-        """What is wrong with a photo."""
+    def detect(self, photo: Any, *, threshold: float = 0.5, views: View = "many") -> Detection:
+        """What is wrong with a photo; kinds of photo as for `restore`."""
         seen = self.encode(photo, views=views)
         return detection.detect(seen.degradation, self.folder.texts, threshold=threshold)
 
     def restore(
         self,
-        photo: Photo,
+        photo: Any,
         *,
         task: str | Sequence[str] = "auto",
         strength: Strength = 1.0,
@@ -163,7 +163,8 @@ class Restorer:
         """The photo restored, or left alone where `auto` finds nothing to do.
 
         Args:
-            photo: what to restore.
+            photo: path, bytes, Photo, Pillow image, numpy array ("h w", "h w 1|3|4"; uint8, uint16, float in
+                [0, 1]) or torch tensor ("c h w", any device).
             task: `auto`, or degradations to treat whether found or not: names, or a comma list.
             strength: see Strength; 0 returns before anything is decoded.
             sampler: for diffusion models; None takes the model's own.
@@ -180,6 +181,7 @@ class Restorer:
             UsageError: an argument that cannot mean anything, such as a sampler for a one-pass model.
             PhotoError: the photo cannot be decoded, does not fit the memory, or the model gave nonsense.
         """
+        photo = _photo_of(photo)
         run = self._run(sampler, steps, seed)
         texts = self.folder.texts
         known = [name for name in texts.names if name != vocabulary.CLEAN]
@@ -227,10 +229,9 @@ class Restorer:
         seed: int = 0,
         on_progress: Progress | None = None,
     ) -> Any:
-        """The restored photo as the kind it came in: path or bytes (a Photo comes back), PIL, numpy, torch.
+        """The restored photo as the kind it came in, see `restore`; for a path or bytes, a Photo.
 
-        numpy: uint8, uint16 or float in [0, 1], "h w", "h w 1", "h w 3" or "h w 4". torch: "c h w" or
-        "b c h w", on any device; it comes back on that device.
+        Tensors may also be "b c h w" here; they come back on their device.
         """
         options: dict[str, Any] = {
             "task": task,
@@ -517,39 +518,47 @@ def _blend(photo: Photo, full: Pixels | None, strength: float) -> Pixels:
     return result
 
 
+def _photo_of(given: Any) -> Photo:
+    """A photo from what a user holds: path, bytes, Photo, Pillow image, numpy array, or tensor "c h w"."""
+    if isinstance(given, Photo):
+        return given
+    if isinstance(given, str | Path | bytes):
+        return image.read(given)
+    if isinstance(given, np.ndarray):
+        return image.from_array(given)
+    if hasattr(given, "getbands"):  # Pillow, which the base install does not have
+        return image.from_pil(given)
+    if _is_tensor(given):
+        plain = given.detach().cpu()
+        # floats go through float32, for numpy knows no bfloat16
+        planes = np.from_dlpack(plain.float() if plain.is_floating_point() else plain)
+        return image.from_array(np.ascontiguousarray(planes.transpose(1, 2, 0)))
+    kind = type(given).__name__
+    raise UsageError(f"a photo cannot be made of {kind}", hint="give a path, bytes, PIL, numpy or torch")
+
+
 def _as_it_came(given: Any, restore: Callable[[Photo], Restored]) -> Any:
     """The restored photo as the kind it was given."""
+    if _is_tensor(given) and given.ndim == 4:
+        return given.new_tensor(np.stack([_planes_of(restore(_photo_of(one))) for one in given]))
+    done = restore(_photo_of(given))
+    if _is_tensor(given):
+        return given.new_tensor(_planes_of(done))
     if isinstance(given, np.ndarray):
-        done = restore(image.from_array(given))
         return image.to_array(done.photo, done.pixels, ndim=given.ndim)
-    if hasattr(given, "getbands"):  # Pillow, which the base install does not have
-        done = restore(image.from_pil(given))
+    if hasattr(given, "getbands"):
         return image.to_pil(done.photo, done.pixels, like=given)
-    if hasattr(given, "__dlpack__") and hasattr(
-        given, "new_tensor"
-    ):  # torch, by its own methods, not by import
-        batch = given if given.ndim == 4 else given[None]
-        planes = np.stack([_restored_planes(one, restore) for one in batch])
-        return given.new_tensor(planes if given.ndim == 4 else planes[0])
-    if not isinstance(given, Photo | str | Path | bytes):
-        kind = type(given).__name__
-        raise UsageError(f"a photo cannot be made of {kind}", hint="give a path, bytes, PIL, numpy or torch")
-    photo = (
-        given if isinstance(given, Photo) else image.read(Path(given) if isinstance(given, str) else given)
-    )
-    done = restore(photo)
-    return (
-        photo
-        if done.action == "unchanged"
-        else replace(photo, decode=lambda: image.finish(photo, done.pixels))
-    )
+    if done.action == "unchanged":
+        return done.photo
+    return replace(done.photo, decode=lambda: image.finish(done.photo, done.pixels))
 
 
-def _restored_planes(tensor: Any, restore: Callable[[Photo], Restored]) -> Num[np.ndarray, "c h w"]:
-    """The restored photo of a tensor "c h w"; floats go through float32, for numpy knows no bfloat16."""
-    plain = tensor.detach().cpu()
-    planes = np.from_dlpack(plain.float() if plain.is_floating_point() else plain)
-    done = restore(image.from_array(np.ascontiguousarray(planes.transpose(1, 2, 0))))
+def _is_tensor(given: Any) -> bool:
+    """A torch tensor, known by its methods: this half never imports torch."""
+    return hasattr(given, "__dlpack__") and hasattr(given, "new_tensor")
+
+
+def _planes_of(done: Restored) -> Num[np.ndarray, "c h w"]:
     return image.to_array(done.photo, done.pixels).transpose(2, 0, 1)
 
 
