@@ -121,7 +121,9 @@ def test_patterns_are_expanded_and_one_without_a_match_stays_for_read_to_report(
 def test_circular_links_end(tmp_path):
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "a.png").write_bytes(b"x")
+    # two, because without a memory of what was seen the ways through them double at each step
     (tmp_path / "inner" / "up").symlink_to(tmp_path)
+    (tmp_path / "inner" / "upper").symlink_to(tmp_path)
     assert [path.name for path in image.find_photos([tmp_path], recursive=True)] == ["a.png"]
 
 
@@ -758,6 +760,11 @@ def test_a_photo_left_alone_is_copied_byte_for_byte(tmp_path):
     data = jpeg_with_metadata(random_pixels((20, 31, 3)), 6)
     (tmp_path / "a.jpg").write_bytes(data)
     assert image.copy(tmp_path / "a.jpg", tmp_path / "out" / "a.jpg").read_bytes() == data
+
+
+def test_values_are_rounded_to_the_nearest_level_and_clipped():
+    values = np.array([-0.1, 0.4 / 255, 0.6 / 255, 1.1], np.float32)
+    np.testing.assert_array_equal(colour.quantise(values, np.dtype(np.uint8)), [0, 0, 1, 255])
 
 
 def test_pixels_that_do_not_fit_the_photo_are_refused():

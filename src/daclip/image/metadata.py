@@ -16,12 +16,12 @@ from daclip.image import vips
 Fields = dict[str, bytes | str | int]
 
 _KEPT = ("exif-", "png-comment-", "xmp-data", "iptc-data", "resolution-unit")
-# the thumbnail shows the degraded photo; the orientation is applied to the pixels
-_DROPPED = ("exif-ifd1-", "exif-ifd0-Orientation")
+# the directory of the thumbnail, which shows the degraded photo
+_DROPPED = "exif-ifd1-"
 
 
 def fields_of(image: vips.Image) -> Fields:
-    """The metadata of an opened image, under libvips' field names; without thumbnail and orientation."""
+    """The metadata of an opened image, under libvips' field names; without the thumbnail."""
     kept: Fields = {}
     for name in image.get_fields():
         if name.startswith(_KEPT) and not name.startswith(_DROPPED):
