@@ -313,6 +313,14 @@ def test_saving_an_unchanged_photo_copies_its_bytes(restorer: Restorer, tmp_path
     assert done.save(tmp_path / "bare.jpg", strip_metadata=True).read_bytes() != path.read_bytes()
 
 
+def test_saving_a_restored_photo_writes_its_pixels(restorer: Restorer, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(scene(90, 120, light=0.2)).save(tmp_path / "dark.png")
+    done = restorer.restore(tmp_path / "dark.png")
+    np.testing.assert_array_equal(image.read(done.save(tmp_path / "bright.png")).own, done.pixels)
+
+
 def test_flags_that_make_no_sense_for_the_model_say_so(restorer: Restorer, sampler: Restorer) -> None:
     photo = dark(40, 40)
     with pytest.raises(UsageError, match="one pass, without sampler and steps"):
