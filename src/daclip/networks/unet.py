@@ -179,9 +179,9 @@ class ResBlock(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "#b e"]) -> Tensor:
         """SiLU(conv(SiLU(conv(x) (scale + 1) + shift))) + skip; scale and shift linear in the embedding."""
         scale, shift = self.mlp(embedding)[:, :, None, None].chunk(2, dim=1)
-        inplace = not torch.is_grad_enabled()
-        hidden = F.silu(torch.addcmul(shift, self.block1(x), scale + 1), inplace=inplace)
-        return F.silu(self.block2(hidden), inplace=inplace) + self.res_conv(x)
+        # in place, because on a CPU a fresh array of this size costs more than the arithmetic
+        hidden = F.silu(self.block1(x).mul_(scale + 1).add_(shift), inplace=True)
+        return F.silu(self.block2(hidden), inplace=True).add_(self.res_conv(x))
 
 
 class Projection(nn.Module):
@@ -208,7 +208,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"], content: Float[Tensor, "b d"] | None) -> Tensor:
         """As the class says; linear attention does not look at the content."""
-        return x + self.fn["fn"](self.fn["norm"](x), content)
+        return self.fn["fn"](self.fn["norm"](x), content).add_(x)
 
 
 class LayerNorm(nn.Module):
@@ -232,8 +232,8 @@ class LinearAttention(nn.Module):
 
     With q softmaxed over the channels of a head and k over the n positions,
     out = to_out(q (k^T v) / (n sqrt 32)). As v = W_v x and to_out are linear, k^T v = (k^T x) W_v^T and the
-    head's part of to_out join into one matrix for a photo: neither v nor the attended values are ever made for
-    all positions.
+    head's part of to_out join into one matrix for a photo: neither v nor the attended values are made for all
+    positions.
     """
 
     def __init__(self, channels: int, heads: int = 4) -> None:
@@ -258,7 +258,7 @@ class LinearAttention(nn.Module):
         w_out = project.weight.view(-1, heads, HEAD).permute(1, 2, 0)  # heads 32 c
         # published: values are divided by the number of positions, so results depend on the size of the photo
         joined = (values @ w_out).flatten(1, 2) * (HEAD**-0.5 / n)
-        return norm(grid(q @ joined + project.bias, x))
+        return norm(grid((q @ joined).add_(project.bias), x))
 
 
 class SpatialTransformer(nn.Module):
@@ -284,7 +284,7 @@ class SpatialTransformer(nn.Module):
         u = tokens(self.proj_in(self.norm(x)))
         for block in self.transformer_blocks:
             u = block(u, content)
-        return x + self.proj_out(grid(u, x))
+        return self.proj_out(grid(u, x)).add_(x)
 
 
 class TransformerBlock(nn.Module):
@@ -326,7 +326,7 @@ class ContentAttention(nn.Module):
     """Cross-attention to the content embedding, which is one token.
 
     A softmax over one token is 1, so every position takes the same to_out(to_v(content)): an exact equivalent
-    of the attention. Queries, keys and their norm have no effect and no gradient; they are there for the files.
+    of the attention. Queries, keys and their norm have neither effect nor gradient and serve the files alone.
     """
 
     def __init__(self, channels: int, content_dim: int) -> None:
