@@ -30,7 +30,7 @@ EXAMPLES = {
     "motion-blurry": ("chelsea", 0.6, 1),
     "hazy": ("china", 0.7, 3),
     "jpeg-compressed": ("astronaut", 0.7, 0),
-    "low-light": ("coffee", 0.6, 3),
+    "low-light": ("coffee", 0.5, 3),
     "noisy": ("astronaut", 0.7, 1),
     "raindrop": ("china", 0.6, 1),
     "rainy": ("flower", 0.5, 1),

@@ -174,10 +174,11 @@ def test_unknown_metrics_and_protocols_are_refused(tmp_path: Path) -> None:
 def test_photos_degraded_on_the_fly_do_not_depend_on_their_neighbours(tmp_path: Path) -> None:
     write(tmp_path / "b.png", scene(1))
     alone = synthetic.degraded(tmp_path, names=["noisy", "hazy"], seed=5)
+    first = alone[0].read()
     write(tmp_path / "a.png", scene(0))
     among = synthetic.degraded(tmp_path, names=["hazy", "noisy"], seed=5)
     other = synthetic.degraded(tmp_path, names=["noisy"], seed=6)[1]
-    first, same = alone[0].read(), among[3].read()
+    same = among[3].read()
     assert (alone[0].name, among[3].name) == ("noisy: b.png", "noisy: b.png")
     np.testing.assert_array_equal(first[0].own, same[0].own)
     np.testing.assert_array_equal(first[1], scene(1))
@@ -295,6 +296,7 @@ def test_a_sheet_shows_every_picture_whole_on_white() -> None:
     assert sheet.shape[1] < 4 * 100 + 60
     for colour, pixels in (((200, 0, 0), 3 * 100 * 50), ((0, 0, 200), 3 * 50 * 100)):
         assert (np.abs(sheet.astype(int) - colour).sum(axis=2) < 6).sum() == pixels
+    assert np.flatnonzero((np.abs(sheet[50].astype(int) - (200, 0, 0)).sum(axis=1) < 6))[0] == 25, "centred"
     assert (sheet == 255).all(axis=2).sum() > 3 * 2 * 5000 / 2
     assert (sheet.sum(axis=2) < 200).any(), "words in black"
 
