@@ -296,7 +296,7 @@ def test_a_sheet_shows_every_picture_whole_on_white() -> None:
     assert sheet.shape[1] < 4 * 100 + 60
     for colour, pixels in (((200, 0, 0), 3 * 100 * 50), ((0, 0, 200), 3 * 50 * 100)):
         assert (np.abs(sheet.astype(int) - colour).sum(axis=2) < 6).sum() == pixels
-    assert np.flatnonzero((np.abs(sheet[50].astype(int) - (200, 0, 0)).sum(axis=1) < 6))[0] == 25, "centred"
+    assert np.flatnonzero(np.abs(sheet[50].astype(int) - (200, 0, 0)).sum(axis=1) < 6)[0] == 25, "centred"
     assert (sheet == 255).all(axis=2).sum() > 3 * 2 * 5000 / 2
     assert (sheet.sum(axis=2) < 200).any(), "words in black"
 

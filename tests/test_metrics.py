@@ -105,6 +105,7 @@ def test_lpips_is_that_of_the_official_package() -> None:
 
 
 @pytest.mark.torch
+@pytest.mark.slow
 @pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the weights of LPIPS are not in ../shared/data/weights")
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     for name in metrics.LPIPS_FILES:
@@ -114,6 +115,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.torch
+@pytest.mark.slow
 @pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the weights of LPIPS are not in ../shared/data/weights")
 def test_a_file_that_lacks_layers_is_refused_instead_of_measuring_with_random_ones(tmp_path: Path) -> None:
     for name in metrics.LPIPS_FILES:
