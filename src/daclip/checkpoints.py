@@ -5,6 +5,7 @@ and a card `README.md`; daclip.models describes and finds it.
 """
 
 import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,9 +99,10 @@ def _build(table: dict[str, Callable[..., Module]], description: dict[str, Any])
     if name not in table:
         raise ModelError(f'unknown network "{name}" in config.json', hint=f"known: {', '.join(table)}")
     try:
-        return table[name](**arguments)
+        inspect.signature(table[name]).bind(**arguments)
     except TypeError as error:
         raise ModelError(f"config.json of {name}: {error}", hint="mend the file, or update daclip") from error
+    return table[name](**arguments)
 
 
 def _part(prefix: str, build: Callable[[], Module], folder: Path) -> Module:

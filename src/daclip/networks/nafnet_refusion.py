@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from daclip.errors import ModelError
-from daclip.networks.nafnet import Blocks, NAFBlock, SimpleGate
+from daclip.networks.nafnet import NAFBlock, SimpleGate
 from daclip.networks.unet import LayerNorm, Sinusoid
 
 
@@ -72,12 +72,12 @@ class RefusionNAFNet(nn.Module):
         time = self.time_mlp(t)
         skips: list[Tensor] = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
-            z = encoder(z, time)
+            z = _through(encoder, z, time)
             skips.append(z)
             z = down(z)
-        z = self.middle_blks(z, time)
+        z = _through(self.middle_blks, z, time)
         for decoder, up in zip(self.decoders, self.ups, strict=True):
-            z = decoder(up(z) + skips.pop(), time)
+            z = _through(decoder, up(z) + skips.pop(), time)
         return self.ending(z)[..., :height, :width]
 
 
@@ -105,9 +105,15 @@ def _counts(state: Mapping[str, Tensor], part: str) -> list[int]:
     return [sum(at == level for at, _ in found) for level in sorted(levels)]
 
 
-def _level(count: int, channels: int, size: int) -> Blocks:
+def _level(count: int, channels: int, size: int) -> nn.ModuleList:
     blocks = [NAFBlock(channels, embedding=size) for _ in range(count)]
     for block in blocks:
         for name in ("norm1", "norm2"):
             block.set_submodule(name, LayerNorm(channels))  # a gain, no offset, as in the U-Net
-    return Blocks(blocks)
+    return nn.ModuleList(blocks)
+
+
+def _through(blocks: nn.Module, z: Tensor, time: Tensor) -> Tensor:
+    for block in blocks.children():
+        z = block(z, time)
+    return z
