@@ -168,6 +168,8 @@ def _write(graph: _Graph, found: ModelFolder) -> None:
         graph.module,
         tuple(graph.examples(found, seed=0)),
         dynamo=True,
+        # it would fold transposed copies of the weights into the graph; engines do that when they load
+        optimize=False,
         input_names=graph.inputs,
         output_names=graph.outputs,
         dynamic_shapes=graph.shapes(),
