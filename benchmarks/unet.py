@@ -3,12 +3,11 @@
 python benchmarks/unet.py [--sizes 256 512] [--batches 1 4] [--threads 2] [--rounds 3]
 
 Both have the same weights (universal-ir, 48.98 M, random). Processor seconds are the best of interleaved
-rounds; memory is what a process of its own holds at its peak above what it held after a step of 64 pixels.
+rounds; memory is what a process of its own holds at its peak above what it held before the step (Linux).
 """
 
 import argparse
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -153,11 +152,18 @@ def peak_mb(which: str, size: int, batch: int, threads: int) -> float:
 
 
 def print_peak(which: str, size: int, batch: int) -> None:
-    steps(64, 1)[which]()  # libraries are loaded by the first step
     step = steps(size, batch)[which]
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    step()  # the first step loads libraries
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = status_mb("VmRSS")
     step()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6 - before / 1e6)
+    print(status_mb("VmHWM") - before)
+
+
+def status_mb(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(field))
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 def seconds(step: Callable[[], Tensor]) -> tuple[float, float]:

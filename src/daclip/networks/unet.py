@@ -250,10 +250,11 @@ class LinearAttention(nn.Module):
         assert isinstance(project, nn.Conv2d)
         assert project.bias is not None
         heads, n = self.heads, x.shape[2] * x.shape[3]
-        w_q, w_k, w_v = self.to_qkv.weight.chunk(3)
-        q = tokens(F.conv2d(x, w_q)).unflatten(2, (heads, HEAD)).softmax(dim=3).flatten(2)
-        k = tokens(F.conv2d(x, w_k)).softmax(dim=1)
-        seen = k.transpose(1, 2) @ tokens(x)  # b 128 c
+        w_q, w_k, w_v = self.to_qkv.weight.flatten(1).chunk(3)
+        pixels = tokens(x)
+        q = F.linear(pixels, w_q).unflatten(2, (heads, HEAD)).softmax(dim=3).flatten(2)
+        k = F.linear(pixels, w_k).softmax(dim=1)
+        seen = k.transpose(1, 2) @ pixels  # b 128 c
         values = seen.unflatten(1, (heads, HEAD)) @ w_v.view(heads, HEAD, -1).transpose(1, 2)  # b heads 32 32
         w_out = project.weight.view(-1, heads, HEAD).permute(1, 2, 0)  # heads 32 c
         # published: values are divided by the number of positions, so results depend on the size of the photo
