@@ -116,7 +116,7 @@ class IRSDE:
         return _same_kind(t, self.max_sigma * np.sqrt(2 * _numbers(self.theta(_numbers(t)))))
 
     def sigma_bar(self, t: Time) -> Any:
-        """Noise in the state at t: max_sigma sqrt(1 - alpha_t²) (IR-SDE eq. 6)."""
+        """Noise in the state at t: max_sigma sqrt(1 - alpha_t²)."""
         return _same_kind(t, self._sigma_bar(_numbers(t)))
 
     def half_log_snr(self, t: Time) -> Any:
@@ -135,7 +135,7 @@ class IRSDE:
         return _same_kind(t, -self.max_sigma * np.expm1(-2 * h) * np.exp(h) / np.sqrt(1 - alpha**2))
 
     def mean(self, x0: Float[A, "*shape"], mu: Float[A, "*shape"], t: Time) -> Float[A, "*shape"]:
-        """Mean of the state at t: mu + (x0 - mu) alpha_t (IR-SDE eq. 6)."""
+        """Mean of the state at t: mu + (x0 - mu) alpha_t."""
         return mu + (x0 - mu) * self._broadcast(x0, self._table(x0).alpha, self._alpha, t)
 
     def state(

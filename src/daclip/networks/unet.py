@@ -147,7 +147,7 @@ class UNet(nn.Module):
     def _embed(
         self, t: Float[Tensor, "#b"], degradation: Float[Tensor, "#b d"] | None
     ) -> Float[Tensor, "#b e"]:
-        """SiLU of time embedding plus degradation prompt (DA-CLIP eq. 6), which all blocks read."""
+        """SiLU of time embedding plus degradation prompt (DA-CLIP section 3.2), which all blocks read."""
         embedding = self.time_mlp(t)
         if degradation is not None and self.needs_degradation:
             chosen = self.text_mlp(degradation).softmax(dim=1) * self.prompt
