@@ -551,3 +551,18 @@ def test_a_dry_run_prints_the_settings_and_touches_nothing(tmp_path: Path) -> No
     wrong = daclip("train", "compact", "stepz=7", "--dry-run")
     assert wrong.returncode == 2
     assert 'error: unknown setting "stepz=7"; did you mean "steps"?' in wrong.stderr
+
+
+@pytest.mark.slow
+def test_the_example_trains_on_a_folder_of_photos(photos: Path, tmp_path: Path) -> None:
+    example = Path(__file__).parents[1] / "examples" / "train_tiny.py"
+    toy = ["steps=2", "batch=4", "region=64", "validate_regions=8"]
+    done = subprocess.run(
+        [sys.executable, str(example), str(photos), str(tmp_path / "run"), *toy],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "step 2: " in done.stdout
+    assert models.read_config(tmp_path / "run" / "model").encoder == "compact-encoder"
