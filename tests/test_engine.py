@@ -201,7 +201,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> models.ModelFolder:
     text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
     encoder = {"name": "open_clip", "config": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}}
     network = {"name": "nafnet", "width": 8, "encoder_blocks": [1], "decoder_blocks": [1], "context_dim": 16}
-    network |= {"degradation": True, "content": True, "attention": "embedding", "gain": 0.3}
+    network |= {"degradation": True, "content": "vector", "attention": "embedding", "gain": 0.3}
     texts = ClassTexts(names=("noisy", "clean"), embeddings=np.eye(2, 16, dtype=np.float32))
     config = ModelConfig(kind="one-pass", encoder=encoder, network=network, texts=texts, view_side=32)
     model = checkpoints.Model(

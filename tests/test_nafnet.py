@@ -18,7 +18,7 @@ CONDITIONED: dict[str, Any] = {
     "decoder_blocks": (1, 1),
     "context_dim": 6,
     "degradation": True,
-    "content": True,
+    "content": "vector",
     "gain": 0.5,
 }
 
@@ -60,7 +60,7 @@ def test_modulation_changes_nothing_at_the_start(attention: str) -> None:
         assert (untold - mu).abs().max() > 1e-3
         torch.testing.assert_close(told, untold, rtol=0, atol=0)
     if attention == "pool":
-        plain = NAFNet(**{**CONDITIONED, "degradation": False, "content": False}).eval()
+        plain = NAFNet(**{**CONDITIONED, "degradation": False, "content": "none"}).eval()
         missing = plain.load_state_dict(
             {k: v for k, v in conditioned.state_dict().items() if k in plain.state_dict()}, strict=True
         )
@@ -93,7 +93,8 @@ def test_the_length_of_a_content_embedding_does_not_matter() -> None:
 
 def test_one_kind_of_condition_can_be_left_out() -> None:
     for kept, dropped in (("content", "degradation"), ("degradation", "content")):
-        network = shaken(NAFNet(**{**CONDITIONED, dropped: False}))
+        off = {"degradation": False, "content": "none"}[dropped]
+        network = shaken(NAFNet(**{**CONDITIONED, dropped: off}))
         mu, one, other = drawn(1, 3, 8, 8), embedding(1, 3), embedding(1, 4)
         with torch.no_grad():
             first = network(mu, **{kept: one, dropped: one})
@@ -159,3 +160,28 @@ def test_a_tile_equals_the_whole_photo_away_from_its_borders(attention: str) -> 
     middle = difference[..., margin : 112 - margin].max()
     assert middle < 1e-5 if attention == "embedding" else middle > 1e-3
     assert difference.max() > 1e-3
+
+
+def test_attention_to_the_content_takes_the_place_of_channel_attention_in_the_middle() -> None:
+    settings = {
+        **CONDITIONED,
+        "width": 16,
+        "encoder_blocks": (1,),
+        "decoder_blocks": (1,),
+        "content": "attention",
+    }
+    network = shaken(NAFNet(**settings))
+    names = set(network.state_dict())
+    assert any(name.startswith("middle_blks.0.attn.") for name in names)
+    assert not any(name.startswith("middle_blks.0.sca.") for name in names)
+    assert any(name.startswith("encoders.0.0.sca.") for name in names)
+    mu, content, degradation = drawn(1, 3, 17, 19).expand(2, -1, -1, -1), embedding(2, 3), embedding(2, 4)
+    with torch.no_grad():
+        out = network(mu, content, degradation[:1].expand(2, -1))
+    assert out.shape == mu.shape
+    assert (out[0] - out[1]).abs().max() > 1e-4
+
+
+def test_conditioning_without_a_width_of_embeddings_is_refused() -> None:
+    with pytest.raises(ValueError, match="context_dim"):
+        NAFNet(width=8, degradation=True)

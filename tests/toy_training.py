@@ -27,7 +27,7 @@ NETWORK: dict[str, Any] = {
     "decoder_blocks": [1],
     "context_dim": 24,
     "degradation": True,
-    "content": True,
+    "content": "vector",
     "attention": "embedding",
     "shuffle": 2,
     "gain": 0.1,

@@ -1,7 +1,7 @@
 """Embeddings and what they say is wrong with a photo: class probabilities, or "leave it alone".
 
-Step c of the path of a photo. DA-CLIP section 3.1: the degradation embedding is classified by its cosine with the
-texts' embeddings.
+Step c of the path of a photo. DA-CLIP section 3.1: the degradation embedding is classified by its cosine
+with the texts' embeddings.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class ClassTexts:
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """Probability of each word a model knows, and which of them are to be treated (none: leave the photo alone)."""
+    """Probability of each word a model knows, and which of them are to be treated (none: leave it alone)."""
 
     names: tuple[str, ...]
     probabilities: Float[np.ndarray, "k"]
@@ -80,8 +80,9 @@ def probabilities(degradation: Float[np.ndarray, "b d"], texts: ClassTexts) -> F
 def detect(degradation: Float[np.ndarray, "n d"], texts: ClassTexts, *, threshold: float = 0.5) -> Detection:
     """What is wrong with one photo, from the degradation embeddings of its n views.
 
-    Probabilities are averaged over the views. A degradation is found when its probability reaches the threshold and
-    exceeds that of "clean"; where none reaches it and the model has no word for clean, the most likely one counts.
+    Probabilities are averaged over the views. A degradation is found when its probability reaches the
+    threshold and exceeds that of "clean"; where none reaches it and the model has no word for clean, the most
+    likely one counts.
     """
     mean = probabilities(degradation, texts).mean(axis=0)
     by_name = dict(zip(texts.names, mean.tolist(), strict=True))

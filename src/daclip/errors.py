@@ -44,7 +44,7 @@ class DaclipError(Exception):
 
 
 class PhotoError(DaclipError):
-    """One photo cannot be read, restored or written. `path` is None for photos that came as bytes or arrays."""
+    """One photo cannot be read, restored or written. `path` is None where it came as bytes or an array."""
 
     def __init__(
         self, kind: PhotoErrorKind, path: Path | str | None, message: str, *, hint: str = ""

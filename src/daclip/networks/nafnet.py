@@ -1,7 +1,7 @@
 """NAFNet and its conditioned forms: one pass from a degraded photo to a clean one.
 
-NAFNet (Chen et al., ECCV 2022) as published, plus the rows "NAFNet + Degradation" and "NAFNet + DA-CLIP" of the DA-CLIP
-paper's Table 3. Module names are the published ones, so plain checkpoints load as they are.
+NAFNet (Chen et al., ECCV 2022) as published, plus the rows "NAFNet + Degradation" and "NAFNet + DA-CLIP" of
+Table 3 of the DA-CLIP paper. Module names are the published ones, so plain checkpoints load as they are.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from daclip.networks.unet import Attention
+
+BlockAttention = Literal["pool", "embedding", "content"]
 
 
 class ChannelNorm(nn.Module):
@@ -37,13 +41,15 @@ class SimpleGate(nn.Module):
 
 
 class NAFBlock(nn.Module):
-    """NAFNet's block; with `embedding` channels it is modulated as in Refusion, by what is wrong instead of the time.
+    """NAFNet's block; with an `embedding` it is modulated as in Refusion, by what is wrong.
 
     Args:
         channels: width c of the map.
         embedding: size of the conditioning vector; 0 for the plain block.
-        attention: `pool` scales channels by the map's global average (the published simplified channel attention);
-            `embedding` by the conditioning vector instead, so that a tile gives the same pixels as the whole photo.
+        attention: `pool` scales channels by the map's global average (the published simplified channel
+            attention); `embedding` by the conditioning vector instead, so that a tile gives the same pixels
+            as the whole photo; `content` puts the U-Net's transformer block with the content in that place.
+        content_dim: width of the content embedding, for `content`.
         gain: start of the two residual gains, 0 as published.
     """
 
@@ -52,7 +58,8 @@ class NAFBlock(nn.Module):
         channels: int,
         *,
         embedding: int = 0,
-        attention: Literal["pool", "embedding"] = "pool",
+        attention: BlockAttention = "pool",
+        content_dim: int | None = None,
         gain: float = 0.0,
     ) -> None:
         super().__init__()
@@ -65,26 +72,33 @@ class NAFBlock(nn.Module):
         self.conv5 = nn.Conv2d(c, c, 1)
         self.sg = SimpleGate()
         self.sca = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(c, c, 1)) if attention == "pool" else None
+        self.attn = Attention(c, content_dim) if attention == "content" else None
         self.beta = nn.Parameter(torch.full((1, c, 1, 1), gain))
         self.gamma = nn.Parameter(torch.full((1, c, 1, 1), gain))
+        self.parts = 5 if attention == "embedding" else 4
         self.mlp = None
         if embedding:
-            last = nn.Linear(embedding // 2, (4 if self.sca else 5) * c)
+            last = nn.Linear(embedding // 2, self.parts * c)
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
             self.mlp = nn.Sequential(SimpleGate(), last)
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"] | None = None
+        self,
+        x: Float[Tensor, "b c h w"],
+        embedding: Float[Tensor, "b e"] | None = None,
+        content: Float[Tensor, "b d"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """The map after channel mixing with depthwise context, then the feed-forward part."""
         a, modulation = self.norm1(x), None
         if self.mlp is not None and embedding is not None:
-            modulation = self.mlp(embedding)[:, :, None, None].chunk(4 if self.sca else 5, dim=1)
+            modulation = self.mlp(embedding)[:, :, None, None].chunk(self.parts, dim=1)
             a = a * (modulation[1] + 1) + modulation[0]
         a = self.sg(self.conv2(self.conv1(a)))
         if self.sca is not None:
             a = a * self.sca(a)
+        elif self.attn is not None:
+            a = self.attn(a, content)
         elif modulation is not None:
             a = a * (modulation[4] + 1)
         y = x + self.conv3(a) * self.beta
@@ -95,12 +109,12 @@ class NAFBlock(nn.Module):
 
 
 class Blocks(nn.ModuleList):
-    """NAFBlocks one after another, all given the same conditioning vector."""
+    """NAFBlocks one after another, all given the same conditioning vector and content."""
 
-    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor | None, content: Tensor | None) -> Tensor:
         """The map after all blocks."""
         for block in self:
-            x = block(x, embedding)
+            x = block(x, embedding, content)
         return x
 
 
@@ -109,12 +123,14 @@ class NAFNet(nn.Module):
 
     Args:
         width: channels w at the first level, doubled at each further one.
-        encoder_blocks, middle_blocks, decoder_blocks: NAFBlocks per level, first level first (decoder: last first).
+        encoder_blocks, middle_blocks, decoder_blocks: NAFBlocks per level, first level first (decoder: last
+            first).
         context_dim: width of the DA-CLIP embeddings; None for the plain network.
         degradation: modulate every block by the degradation prompt.
-        content: add the content embedding to the modulation: with one content token, cross-attention is the same
-            vector at every position (docs/paper.md), so this is its whole effect.
-        attention: see NAFBlock.
+        content: `attention` puts the U-Net's transformer block, which attends to the content embedding, in
+            place of the middle blocks' channel attention (the paper's Figure 7); `vector` adds the content
+            embedding to the modulation instead: attention to one token is the same vector everywhere.
+        attention: channel attention of the other blocks, see NAFBlock.
         shuffle: pixel-unshuffle factor of the stem; 2 works at half resolution at a third of the cost.
         gain: see NAFBlock.
     """
@@ -128,7 +144,7 @@ class NAFNet(nn.Module):
         decoder_blocks: Sequence[int] = (1, 1, 1, 1),
         context_dim: int | None = None,
         degradation: bool = False,
-        content: bool = False,
+        content: Literal["none", "vector", "attention"] = "none",
         attention: Literal["pool", "embedding"] = "pool",
         shuffle: int = 1,
         gain: float = 0.0,
@@ -136,29 +152,34 @@ class NAFNet(nn.Module):
         super().__init__()
         self.shuffle = shuffle
         self.multiple = shuffle * 2 ** len(encoder_blocks)
-        size = 4 * width if (degradation or content) else 0
+        if (degradation or content != "none") and context_dim is None:
+            raise ValueError("conditioning needs context_dim, the width of the embeddings")
+        size = 4 * width if degradation or content == "vector" else 0
         planes = 3 * shuffle**2
 
-        def level(count: int, channels: int) -> Blocks:
-            blocks = (
-                NAFBlock(channels, embedding=size, attention=attention, gain=gain) for _ in range(count)
+        def level(count: int, channels: int, kind: BlockAttention) -> Blocks:
+            return Blocks(
+                NAFBlock(channels, embedding=size, attention=kind, content_dim=context_dim, gain=gain)
+                for _ in range(count)
             )
-            return Blocks(blocks)
 
         self.intro = nn.Conv2d(planes, width, 3, padding=1)
         self.ending = nn.Conv2d(width, planes, 3, padding=1)
         widths = [width * 2**i for i in range(len(encoder_blocks) + 1)]
-        self.encoders = nn.ModuleList(level(n, c) for n, c in zip(encoder_blocks, widths, strict=False))
+        self.encoders = nn.ModuleList(
+            level(n, c, attention) for n, c in zip(encoder_blocks, widths, strict=False)
+        )
         self.downs = nn.ModuleList(nn.Conv2d(c, 2 * c, 2, stride=2) for c in widths[:-1])
-        self.middle_blks = level(middle_blocks, widths[-1])
+        middle = "content" if content == "attention" else attention
+        self.middle_blks = level(middle_blocks, widths[-1], middle)
         self.ups = nn.ModuleList(
             nn.Sequential(nn.Conv2d(c, 2 * c, 1, bias=False), nn.PixelShuffle(2)) for c in widths[:0:-1]
         )
         self.decoders = nn.ModuleList(
-            level(n, c) for n, c in zip(decoder_blocks, widths[-2::-1], strict=True)
+            level(n, c, attention) for n, c in zip(decoder_blocks, widths[-2::-1], strict=True)
         )
         self.prompt = DegradationPrompt(context_dim, size) if degradation and context_dim else None
-        self.content_mlp = ContentVector(context_dim, size) if content and context_dim else None
+        self.content_mlp = ContentVector(context_dim, size) if content == "vector" and context_dim else None
 
     def embedding(
         self, content: Float[Tensor, "b d"] | None, degradation: Float[Tensor, "b d"] | None
@@ -177,19 +198,19 @@ class NAFNet(nn.Module):
         content: Float[Tensor, "b d"] | None = None,
         degradation: Float[Tensor, "b d"] | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
-        """The clean photo, unclamped. Embeddings un-normalised. Any size: padded right and bottom, then cropped."""
+        """The clean photo, unclamped. Embeddings un-normalised. Any size: padded, then cropped."""
         height, width = mu.shape[-2:]
         padded = F.pad(mu, (0, -width % self.multiple, 0, -height % self.multiple))
         x = self.intro(F.pixel_unshuffle(padded, self.shuffle) if self.shuffle > 1 else padded)
         vector = self.embedding(content, degradation)
         skips: list[Tensor] = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
-            x = encoder(x, vector)
+            x = encoder(x, vector, content)
             skips.append(x)
             x = down(x)
-        x = self.middle_blks(x, vector)
+        x = self.middle_blks(x, vector, content)
         for decoder, up in zip(self.decoders, self.ups, strict=True):
-            x = decoder(up(x) + skips.pop(), vector)
+            x = decoder(up(x) + skips.pop(), vector, content)
         x = self.ending(x)
         residual = F.pixel_shuffle(x, self.shuffle) if self.shuffle > 1 else x
         return (padded + residual)[..., :height, :width]
@@ -198,8 +219,8 @@ class NAFNet(nn.Module):
 class DegradationPrompt(nn.Module):
     """The learned prompt weighted by the degradation embedding (DA-CLIP section 3.3).
 
-    p = Linear(e * softmax(mlp(e_d)) * prompt): the published form times its size e, so that the weights are 1 on
-    average and the prompt is felt from the first step.
+    p = Linear(e * softmax(mlp(e_d)) * prompt): the published form times its size e, so that the weights are
+    1 on average and the prompt is felt from the first step.
     """
 
     def __init__(self, context_dim: int, size: int) -> None:

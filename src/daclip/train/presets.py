@@ -99,7 +99,7 @@ class RestorerRun:
         batch: patches a step, cut from `batch / patches_per_region` regions.
         patch: side in pixels.
         view: side of what the encoder sees, in pixels.
-        loss: `l1`, or `log-l1`: the mean over patches of the log of a patch's L1, so that a tenth less error
+        loss: `l1`, `root-l1` or `log-l1`, see train.restorer.LOSSES. Under the log a tenth less error
             counts the same in a dark patch and in a slightly blurred one, as it does in PSNR.
 
     The other settings are those of ControllerRun.
@@ -118,7 +118,7 @@ class RestorerRun:
     weight_decay: float = 1e-4
     warmup: int = 200
     clip_norm: float = 1.0
-    loss: Literal["l1", "log-l1"] = "log-l1"
+    loss: Literal["l1", "root-l1", "log-l1"] = "root-l1"
     ema: float = 0.999
     precision: Literal["fp32", "bf16"] = "bf16"
     workers: int = 1
@@ -153,7 +153,7 @@ def compact() -> RestorerRun:
         "decoder_blocks": [1, 1],
         "context_dim": 256,
         "degradation": True,
-        "content": True,
+        "content": "vector",
         "attention": "embedding",
         "shuffle": 2,
         "gain": 0.1,

@@ -1,6 +1,6 @@
 """Stage 2: the restorer. Degraded patches in, clean patches out, told what the encoder saw in the photo."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +11,6 @@ from daclip import clip
 from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes
 from daclip.train.presets import RestorerRun
 from daclip.vocabulary import CLEAN
-
-_FLOOR = 0.01
-"""Added to a patch's L1 before the log: else nearly clean patches, whose L1 is small, outweigh all others."""
 
 _UNTOUCHED = 60.0
 """A patch closer to its clean photo than this, in dB, has nothing to gain."""
@@ -67,7 +64,7 @@ class RestorerJob(nn.Module):
             mu, content.repeat_interleave(count, 0), degradation.repeat_interleave(count, 0)
         )
         error = (restored.float() - x0).abs().mean((1, 2, 3))
-        loss = (error + _FLOOR).log().mean() if self.run.loss == "log-l1" else error.mean()
+        loss = LOSSES[self.run.loss](error).mean()
         before, after = psnr(mu, x0), psnr(restored.float().clamp(0, 1), x0)
         figures = {"l1": error.mean().item()}
         if len(gain := (after - before)[before < _UNTOUCHED]):
@@ -95,3 +92,12 @@ class RestorerJob(nn.Module):
 def psnr(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:
     """PSNR in dB of each pair, for pixels in [0, 1]; equal pictures give 100."""
     return -10 * F.mse_loss(a, b, reduction="none").mean((1, 2, 3)).clamp(min=1e-10).log10()
+
+
+LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
+    "l1": lambda error: error,
+    "root-l1": lambda error: (error + 1e-3).sqrt(),
+    # the floor keeps nearly clean patches, whose L1 is small, from outweighing all others
+    "log-l1": lambda error: (error + 0.01).log(),
+}
+"""From the L1 of each patch to its loss: the more it is bent, the more small errors count beside large."""
