@@ -1,10 +1,7 @@
 """Exported graphs: what they compute, where their weights lie, and that they run without torch."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from daclip import checkpoints, clip, engine, models
+from daclip import checkpoints, cli, clip, engine, models
 from daclip.errors import ModelError
 from daclip.export import export
 from daclip.models import ModelConfig, read_config
@@ -203,24 +200,17 @@ def test_the_compact_encoder_is_exported(tmp_path: Path) -> None:
     assert (folder / "encoder.onnx").stat().st_size < 300_000
 
 
-def test_the_command_takes_a_run_folder_and_says_how_near_the_graphs_are(tmp_path: Path) -> None:
-    write_encoder(tmp_path / "run" / "model")
-    command = [sys.executable, "-m", "daclip", "export", str(tmp_path / "run"), "-o", str(tmp_path / "out")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    assert answer["folder"] == str(tmp_path / "out")
+def test_the_command_takes_a_run_folder_and_says_how_near_the_graphs_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    write_encoder(run / "model")
+    assert cli.run(["export", str(run), "-o", str(out), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["folder"] == str(out)
     assert answer["differences"].keys() == {"encoder"}
     assert 0 <= answer["differences"]["encoder"] <= 1e-4
-    assert models.find(tmp_path / "out").is_exported
-    assert not (tmp_path / "run" / "model" / "encoder.onnx").exists()
-    missing = subprocess.run(
-        [*command[:4], str(tmp_path / "nowhere")],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
-    assert missing.returncode == 2
-    assert "nowhere" in missing.stderr
+    assert models.find(out).is_exported
+    assert not (run / "model" / "encoder.onnx").exists()
+    assert cli.run(["export", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
