@@ -11,7 +11,7 @@ import pytest
 from daclip import image, models
 from daclip.detect import Embeddings
 from daclip.errors import ModelError, PhotoError, UsageError
-from daclip.restore import Restored, Restorer, parse_bytes
+from daclip.restore import Restored, Restorer, default_memory, parse_bytes
 from toy_model import TEXTS, mended, write_toy_model
 
 
@@ -449,3 +449,13 @@ print(Restorer({str(toy)!r}).restore(photo).save({str(tmp_path / "out.png")!r}))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == str(tmp_path / "out.png"), done.stderr
     assert TEXTS.names == ("low-light", "noisy", "clean")
+
+
+def test_a_large_model_gets_room_for_tiles_beyond_its_own_weights(tmp_path: Path) -> None:
+    folder = models.find(write_toy_model(tmp_path / "large"))
+    assert default_memory(folder) == 2_000_000_000
+    assert default_memory(folder, budget=500_000_000) == 500_000_000
+    with (folder.path / "model.safetensors").open("ab") as weights:
+        weights.truncate(2_000_000_000)  # a hole: takes no room on disk
+    assert default_memory(folder) > 2 * 2_000_000_000 + 1_000_000_000
+    assert Restorer(folder).memory_bytes == default_memory(folder)

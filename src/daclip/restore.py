@@ -111,7 +111,8 @@ class Restorer:
     Args:
         model: bundled name, folder or hub id.
         device, engine, precision, threads: see `daclip.engine.load`.
-        memory: limit for the whole process, such as `512MB` or `2GB`; sets the size of tiles.
+        memory: limit for the whole process, such as `512MB` or `2GB`; sets the size of tiles. None: 2 GB, or
+            what the model itself takes and 1 GB more.
     """
 
     def __init__(
@@ -119,18 +120,17 @@ class Restorer:
         model: str | Path | ModelFolder = "compact",
         *,
         device: str = "auto",
-        memory: str | int = "2GB",
+        memory: str | int | None = None,
         threads: int = 0,
         engine: str = "auto",
         precision: str = "auto",
     ) -> None:
-        self.memory_bytes = parse_bytes(memory)
         self.folder = model if isinstance(model, ModelFolder) else models.find(model)
+        self.memory_bytes = default_memory(self.folder) if memory is None else parse_bytes(memory)
         self.engine = engines.load(
             self.folder, device=device, engine=engine, precision=precision, threads=threads
         )
-        # libraries and their buffers; weights once as read and once as the engine lays them out
-        self._fixed_bytes = _LIBRARY_BYTES + 2 * _weight_bytes(self.folder)
+        self._fixed_bytes = _fixed_bytes(self.folder)
 
     def encode(self, photo: Any, *, views: View = "many") -> PhotoEmbeddings:
         """Embeddings of the photo's views: the whole and native-size crops, or the published centre crop."""
@@ -410,6 +410,17 @@ class _Range:
     @property
     def is_constant(self) -> bool:
         return self.low == self.high
+
+
+def default_memory(folder: ModelFolder, *, budget: int = 2_000_000_000) -> int:
+    """The limit in bytes where none is named: the budget, or what a large model takes and 1 GB more."""
+    own = _fixed_bytes(folder)
+    return max(budget, own + 1_000_000_000) if own > 1_000_000_000 else budget
+
+
+def _fixed_bytes(folder: ModelFolder) -> int:
+    """Libraries and their buffers; weights once as read and once as the engine lays them out."""
+    return _LIBRARY_BYTES + 2 * _weight_bytes(folder)
 
 
 def parse_bytes(text: str | int) -> int:

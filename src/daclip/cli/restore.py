@@ -94,7 +94,10 @@ def _complete_tasks(_ctx: click.Context, _param: click.Parameter, incomplete: st
 @click.option("--steps", type=int, help="Network calls of a diffusion model. [default: the model's]")
 @click.option("--seed", default=0, show_default=True, help="Same seed, same pixels.")
 @click.option("--views", type=click.Choice(["many", "centre"]), default="many", help="centre: as published.")
-@click.option("--memory", help="Limit for the whole process. [default: half of what is free, at most 2GB]")
+@click.option(
+    "--memory",
+    help="Limit for the whole process. [default: half of what is free, at most 2GB, more for a large model]",
+)
 @click.option("--tile", type=click.IntRange(16), help="Side of a tile in pixels. [default: by memory]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option(
@@ -166,7 +169,7 @@ def command(
     terminal = Terminal(quiet=quiet, verbosity=verbose, color=color)
     with terminal.progress(1):  # a sign of life before the libraries are there
         from daclip import image, models
-        from daclip.restore import Restorer
+        from daclip.restore import Restorer, default_memory
 
     format_ = FORMATS[suffix] if suffix else None
     work = plan(inputs, output, recursive=recursive, format=format_)[:limit]
@@ -196,6 +199,8 @@ def command(
         return _dry_run(work, wishes, terminal, as_json=as_json)
     folder = models.find(model or ("compact" if faithful else "compact-sde"), offline=offline)
     budget = parse_memory(memory) // jobs
+    if memory is None:
+        budget = default_memory(folder, budget=budget)
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
     restorer = Restorer(
         folder, device=device, memory=budget, threads=threads, engine=engine, precision=precision
