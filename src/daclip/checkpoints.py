@@ -150,6 +150,7 @@ def save_pretrained(model: Model, folder: str | Path, *, card: str | None = None
     # renamed into place: a reader, or an interrupted write, never meets half a file
     unfinished = folder / f"{WEIGHTS}.part"
     save_file(weights, unfinished, metadata={"format": "pt"})
+    unfinished.chmod(0o644)  # safetensors keeps files to their owner; models are shared
     unfinished.replace(folder / WEIGHTS)
     models.write_config(model.config, folder)
     (folder / "README.md").write_text(card or _plain_card(model.config), encoding="utf-8")
