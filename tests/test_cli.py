@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from daclip import sampling, vocabulary
-from daclip.cli import COMMANDS, restore, terminal
+from daclip.cli import COMMANDS, restore, run, terminal
 from daclip.cli.naming import plan
 from daclip.errors import PhotoError, UsageError
 
@@ -189,3 +189,25 @@ def test_colour_obeys_flag_then_variables_then_terminal(
     terminal.Terminal(color=flag).warning("look")
     assert ("\x1b[" in told.getvalue()) == wanted
     assert "warning:" in told.getvalue()
+
+
+@pytest.mark.torch
+def test_convert_names_every_weight_that_is_missing_when_asked_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from daclip.networks.unet import UNet
+
+    weights = UNet(width=32, multipliers=(1, 2), context_dim=8).state_dict()
+    gone = [name for name in weights if name.startswith("mid_block")]
+    torch.save(
+        {name: weight for name, weight in weights.items() if name not in gone}, tmp_path / "broken.pth"
+    )
+    call = ["models", "convert", str(tmp_path / "broken.pth"), "-o", str(tmp_path / "model")]
+    assert run(call) == 2
+    assert f"missing: {gone[-1]}" not in capsys.readouterr().err
+    assert run([*call, "-v"]) == 2
+    named = capsys.readouterr().err.splitlines()
+    assert all(f"missing: {name}" in named for name in gone)
+    assert not (tmp_path / "model").exists()

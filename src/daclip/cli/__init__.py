@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from daclip.cli.terminal import Terminal
-from daclip.errors import DaclipError, missing_extra
+from daclip.errors import DaclipError, ModelError, missing_extra
 
 COMMANDS = {
     "restore": "Make photos better.",
@@ -150,7 +150,10 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         return terminal.fail(_lower(error.format_message()), exit_code=error.exit_code, error=error)
     except DaclipError as error:
-        return terminal.fail(_with_path(error), exit_code=error.exit_code, error=error)
+        code = terminal.fail(_with_path(error), exit_code=error.exit_code, error=error)
+        if isinstance(error, ModelError) and {"-v", "-vv", "--verbose"} & set(arguments):
+            click.echo("\n".join(error.details), err=True)
+        return code
     except ModuleNotFoundError as error:
         extra = missing_extra(error, f"`daclip {next(iter(arguments), '')}`")
         return terminal.fail(str(extra), exit_code=extra.exit_code, error=error)

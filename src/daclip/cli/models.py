@@ -76,6 +76,7 @@ def info(name: str, offline: bool, as_json: bool) -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The folder to write.")
 @click.option("--push", metavar="OWNER/NAME", help="Also upload the folder to the hub, with HF_TOKEN.")
+@click.option("-v", "--verbose", count=True, expose_value=False, help="Name every weight that does not fit.")
 def convert(files: tuple[Path, ...], output: Path, push: str | None) -> None:
     """Make a model folder of published FILEs: a controller (daclip_*.pt) and its restorer (*.pth)."""
     try:
