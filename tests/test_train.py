@@ -260,7 +260,7 @@ def test_an_interrupted_run_goes_on_to_the_last_digit(
 def test_a_run_killed_between_steps_goes_on_to_the_last_digit_whatever_its_workers(
     photos: Path, encoder: Path, tmp_path: Path
 ) -> None:
-    run = restorer_run(photos, encoder, steps=8, save_every=3)
+    run = restorer_run(photos, encoder, steps=24, save_every=3)
     carry_out(run, tmp_path / "whole")
     settings = {**asdict(run), "workers": 1}
     settings.pop("data")
@@ -276,6 +276,7 @@ def test_a_run_killed_between_steps_goes_on_to_the_last_digit_whatever_its_worke
                 process.kill()
                 break
     assert process.returncode == -signal.SIGKILL
+    assert 5 <= max(losses(tmp_path / "cut")) < 24
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
