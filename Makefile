@@ -40,7 +40,7 @@ bench: .venv/dev
 
 # the tested versions, names and numbers only
 pins: .venv/dev
-	$(BIN)/uv pip compile -q --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
+	$(BIN)/uv pip compile -q --python-version 3.11 --no-header --no-annotate \
 		--extra all --extra backbone --extra dev pyproject.toml -o constraints.txt
 
 clean:
