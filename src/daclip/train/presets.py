@@ -166,7 +166,15 @@ def compact_tiny() -> RestorerRun:
     run = compact()
     network = {**run.network, "width": 16, "encoder_blocks": [1], "middle_blocks": 1, "decoder_blocks": [1]}
     return replace(
-        run, network=network, steps=300, batch=8, patch=64, region=128, validate_every=150, save_every=100
+        run,
+        network=network,
+        steps=300,
+        batch=8,
+        patch=64,
+        region=128,
+        ema=0.98,  # an average over 1000 steps would still hold the random start
+        validate_every=150,
+        save_every=100,
     )
 
 
