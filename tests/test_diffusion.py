@@ -73,7 +73,8 @@ def test_a_reverse_step_over_any_gap_keeps_the_marginals(sde, data):
     mean = sde.reverse_step(sde.mean(x0, mu, t), x0, mu, t, s)
     spread = np.hypot(of_x * sde.sigma_bar(t), sde.reverse_std(one, t, s))
     np.testing.assert_allclose(mean, sde.mean(x0, mu, s), atol=1e-9)
-    np.testing.assert_allclose(spread, sde.sigma_bar(s), atol=1e-9)
+    # Near s = 0 the root of a variance known to 1e-16 is known to 1e-8 only: compare the variances.
+    np.testing.assert_allclose(spread**2, sde.sigma_bar(s) ** 2, atol=1e-12)
 
 
 @few
