@@ -121,7 +121,7 @@ class UNet(nn.Module):
         if content is None and self.needs_content:
             raise UsageError("this network needs a content embedding", hint="pass content=")
         height, width = x.shape[-2:]
-        z = self.init_conv(self._padded(torch.cat([x - mu, mu], dim=1)))
+        z = self.init_conv(padded(torch.cat([x - mu, mu], dim=1), self.multiple))
         first = z
         if self.half_resolution:
             z = self.downsample(z)
@@ -153,17 +153,6 @@ class UNet(nn.Module):
             chosen = self.text_mlp(degradation).softmax(dim=1) * self.prompt
             embedding = embedding + self.prompt_mlp(chosen)
         return F.silu(embedding)
-
-    def _padded(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c hp wp"]:
-        """Reflected at the right and the bottom to sides the levels can halve, laid out channels last.
-
-        By index, so that sides shorter than their padding are reflected to and fro, and an exported graph
-        keeps any size.
-        """
-        rows, columns = (_reflected(side, self.multiple, z.device) for side in z.shape[-2:])
-        z = z.index_select(2, rows).index_select(3, columns)
-        # norms and attentions read all channels of a pixel, and convolutions on a CPU are faster so
-        return z.contiguous(memory_format=torch.channels_last)
 
 
 class ResBlock(nn.Module):
@@ -409,6 +398,18 @@ def tokens(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:
 def grid(u: Float[Tensor, "b n c"], like: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """The row of pixels as a grid of the shape of `like`, channels last in memory."""
     return u.unflatten(1, like.shape[-2:]).permute(0, 3, 1, 2)
+
+
+def padded(z: Float[Tensor, "b c h w"], multiple: int) -> Float[Tensor, "b c hp wp"]:
+    """Reflected at the right and the bottom to sides that are multiples, laid out channels last.
+
+    By index, so that sides shorter than their padding are reflected to and fro, and an exported graph
+    keeps any size.
+    """
+    rows, columns = (_reflected(side, multiple, z.device) for side in z.shape[-2:])
+    z = z.index_select(2, rows).index_select(3, columns)
+    # norms and attentions read all channels of a pixel, and convolutions on a CPU are faster so
+    return z.contiguous(memory_format=torch.channels_last)
 
 
 def _reflected(side: int | torch.SymInt, multiple: int, device: torch.device) -> Int[Tensor, "n"]:
