@@ -9,7 +9,7 @@ DaclipError                exit code
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 PhotoErrorKind = Literal[
     "missing",
@@ -42,6 +42,17 @@ class DaclipError(Exception):
         self.message = message
         self.hint = hint
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a worker process hands its errors on; pickle alone would call the class with one argument
+        return (_again, (type(self), self.args, self.__dict__))
+
+
+def _again(kind: type[DaclipError], args: tuple[str, ...], values: dict[str, Any]) -> DaclipError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(values)
+    return error
+
 
 class PhotoError(DaclipError):
     """One photo cannot be read, restored or written. `path` is None where it came as bytes or an array."""
@@ -50,7 +61,7 @@ class PhotoError(DaclipError):
         self, kind: PhotoErrorKind, path: Path | str | None, message: str, *, hint: str = ""
     ) -> None:
         super().__init__(message, hint=hint)
-        self.kind = kind
+        self.kind: PhotoErrorKind = kind
         self.path = None if path is None else Path(path)
 
 
@@ -104,6 +115,8 @@ _EXTRA_OF_PACKAGE = {
     "datasets": "data",
     "imagehash": "data",
     "webdataset": "data",
+    "matplotlib": "plots",
+    "sklearn": "plots",
     "openvino": "openvino",
     "fastapi": "serve",
     "uvicorn": "serve",

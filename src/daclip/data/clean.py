@@ -1,0 +1,93 @@
+"""Clean photos, degraded on the fly (extra [data])."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from daclip import degradations
+from daclip.data.files import PhotoCache, Pixels8, Stored, eight_bit
+from daclip.data.sample import Sample, grey
+from daclip.vocabulary import DEGRADATIONS
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanPhotos:
+    """Clean photos, degraded on the fly.
+
+    Args:
+        photos: clean photos.
+        captions: of each photo; None where nobody captioned them.
+        region: side in pixels of the square cut out, degraded as a whole.
+        seed: of all draws.
+        names, weights: degradations to draw, and their relative shares.
+        clean_share, mixture_share: shares of untouched photos and of mixtures of two or three.
+        paper_share: share of single degradations made by the paper's fixed protocol.
+        shrink_share: share of regions shrunk from a larger one, for other scales of the same content.
+        grey_share: share of regions turned grey before they are degraded (wild-IR has 0.1).
+        cache_bytes: decoded photos kept in memory, in each worker.
+    """
+
+    photos: Sequence[Stored]
+    captions: Sequence[str | None] | None = None
+    region: int = 256
+    seed: int = 0
+    names: tuple[str, ...] = DEGRADATIONS
+    weights: tuple[float, ...] | None = None
+    clean_share: float = 0.1
+    mixture_share: float = 0.2
+    paper_share: float = 0.2
+    shrink_share: float = 0.3
+    grey_share: float = 0.0
+    cache_bytes: int = 2 << 30
+
+    def draw(self, index: int) -> Sample:
+        """The sample of an index: photo, cut, flips and degradation all follow from (seed, index)."""
+        rng = np.random.default_rng([self.seed, index])
+        number = int(rng.integers(len(self.photos)))
+        clean = self._region(self._cache.read(self.photos[number]), rng)
+        if self.grey_share and rng.random() < self.grey_share:
+            clean = grey(clean)
+        pixels = clean.astype(np.float32) / 255
+        if rng.random() < self.paper_share:
+            name = str(rng.choice(self.names, p=self._shares()))
+            done = degradations.degrade(pixels, name, severity=1.0, rng=rng, settings="paper")
+        else:
+            done = degradations.wild(
+                pixels,
+                rng,
+                clean_share=self.clean_share,
+                mixture_share=self.mixture_share,
+                names=self.names,
+                weights=self.weights,
+            )
+        names: tuple[str, ...] = tuple(done.record["names"])
+        caption = self.captions[number] if self.captions else None
+        return Sample(degraded=eight_bit(done.pixels), clean=clean, names=names, caption=caption)
+
+    @cached_property
+    def _cache(self) -> PhotoCache:
+        return PhotoCache(self.cache_bytes)
+
+    def _shares(self) -> list[float] | None:
+        return [w / sum(self.weights) for w in self.weights] if self.weights else None
+
+    def _region(self, photo: Pixels8, rng: np.random.Generator) -> UInt8[np.ndarray, "s s 3"]:
+        height, width = photo.shape[:2]
+        side = self.region
+        if rng.random() < self.shrink_share:
+            side = int(side * rng.uniform(1.0, 2.0))
+        side = min(side, height, width)
+        top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+        cut = photo[top : top + side, left : left + side]
+        if side != self.region:
+            cut = cv2.resize(cut, (self.region, self.region), interpolation=cv2.INTER_AREA)
+        # seldom turned and never upside down by a flip: rain falls, haze lies above
+        if rng.random() < 0.5:
+            cut = cut[:, ::-1]
+        if rng.random() < 0.1:
+            cut = np.rot90(cut, int(rng.integers(1, 4)))
+        return np.ascontiguousarray(cut)

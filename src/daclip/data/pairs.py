@@ -1,0 +1,179 @@
+"""Degraded / clean pairs: drawn balanced by word as in the paper, and found in the published layout."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from daclip.data.files import PhotoCache, Pixels8, Split, Stored, list_photos, side
+from daclip.data.sample import Sample, grey
+from daclip.errors import DataError
+from daclip.vocabulary import CLEAN, DEGRADATIONS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A degraded photo and its clean one, where they lie; the word of what is wrong; a caption.
+
+    A mixture has the words of its parts joined by commas; the word "clean" stands for nothing wrong.
+    """
+
+    degraded: Stored
+    clean: Stored
+    word: str
+    caption: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The degradations of the word: one, several, or none."""
+        return () if self.word == CLEAN else tuple(part.strip() for part in self.word.split(","))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Pairs drawn balanced by word (PAPER 1.4) with the paper's augmentation (PAPER 2.4).
+
+    Args:
+        pairs: what is drawn from.
+        region: side of the square cut out of both photos; smaller photos are mirrored at their edges.
+        seed: of all draws.
+        flips: horizontal flip, vertical flip and transposition, each in half of the draws.
+        grey_share: share of pairs turned grey (wild-IR has 0.2).
+        cache_bytes: decoded photos kept in memory, in each worker.
+    """
+
+    pairs: Sequence[Pair]
+    region: int = 256
+    seed: int = 0
+    flips: bool = True
+    grey_share: float = 0.0
+    cache_bytes: int = 2 << 30
+
+    @cached_property
+    def by_word(self) -> dict[str, list[Pair]]:
+        """The pairs of each word, words in the paper's order and then by name."""
+        found: dict[str, list[Pair]] = {}
+        for pair in self.pairs:
+            found.setdefault(pair.word, []).append(pair)
+        return {word: found[word] for word in in_order(found)}
+
+    def draw(self, index: int) -> Sample:
+        """Index modulo the number of words picks the word; the pair is drawn uniformly among its pairs."""
+        rng = np.random.default_rng([self.seed, index])
+        word = list(self.by_word)[index % len(self.by_word)]
+        pair = self.by_word[word][int(rng.integers(len(self.by_word[word])))]
+        degraded, clean = self._cache.read(pair.degraded), self._cache.read(pair.clean)
+        if degraded.shape != clean.shape:
+            raise DataError(
+                f"{pair.degraded}: {_size(degraded)} pixels, but its clean photo has {_size(clean)}",
+                hint="`daclip data check` lists all such pairs",
+            )
+        top, left = (int(rng.integers(max(size - self.region, 0) + 1)) for size in clean.shape[:2])
+        turns = rng.random(3) < 0.5 if self.flips else np.zeros(3, bool)
+        degraded, clean = (self._patch(photo, top, left, turns) for photo in (degraded, clean))
+        if self.grey_share and rng.random() < self.grey_share:
+            degraded, clean = grey(degraded), grey(clean)
+        return Sample(degraded=degraded, clean=clean, names=pair.names, caption=pair.caption)
+
+    @cached_property
+    def _cache(self) -> PhotoCache:
+        return PhotoCache(self.cache_bytes)
+
+    def _patch(
+        self, photo: Pixels8, top: int, left: int, turns: Bool[np.ndarray, "3"]
+    ) -> UInt8[np.ndarray, "s s 3"]:
+        """The square at this place, mirrored, upside down and transposed as `turns` has it."""
+        patch = photo[top : top + self.region, left : left + self.region]
+        missing = [self.region - size for size in patch.shape[:2]]
+        if any(missing):  # published: such photos give ragged batches, which cannot be stacked
+            patch = np.pad(patch, [(m // 2, m - m // 2) for m in missing] + [(0, 0)], mode="symmetric")
+        patch = patch[:, ::-1] if turns[0] else patch
+        patch = patch[::-1] if turns[1] else patch
+        return np.ascontiguousarray(patch.swapaxes(0, 1) if turns[2] else patch)
+
+
+def in_order(words: Iterable[str]) -> list[str]:
+    """Words in the paper's order, then all others by name."""
+    given = set(words)
+    return [word for word in DEGRADATIONS if word in given] + sorted(given - set(DEGRADATIONS))
+
+
+def _size(pixels: Pixels8) -> str:
+    return f"{pixels.shape[1]} x {pixels.shape[0]}"
+
+
+# ---- the published layout
+
+
+def word_folders(root: Path) -> dict[str, Path]:
+    """The folders `root/<word>` that hold LQ and GT, by word in the paper's order."""
+    found = {path.parent.name: path.parent for path in root.glob("*/LQ") if path.is_dir()}
+    return {word: found[word] for word in in_order(found)}
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """Where the words of each split lie: `root/train` and `root/val`, or `root` itself under ""."""
+    found = {name: root / name for name in ("train", "val") if word_folders(root / name)}
+    if not found and word_folders(root):
+        return {"": root}
+    return found
+
+
+def published_layout(root: Path, wanted: Split = "train") -> list[Pair]:
+    """The pairs of `root/{train,val}/<word>/{LQ,GT}`, or one side of `root/<word>/{LQ,GT}`.
+
+    Where there is one split only, photos are held out of it by the hash of the clean photo's name, in all
+    words the same. Raises DataError when there are none, or a word's folders do not match.
+    """
+    folders = split_folders(root)
+    if not folders:
+        raise DataError(f"{root}: no <word>/LQ and <word>/GT folders in it")
+    if wanted in folders and len(folders) == 2:
+        return _of_words(folders[wanted])
+    pairs = [pair for folder in folders.values() for pair in _of_words(folder)]
+    return side(pairs, wanted, name=lambda pair: pair.clean.name, source=root)
+
+
+def _of_words(folder: Path) -> list[Pair]:
+    return [
+        Pair(degraded=degraded, clean=clean, word=word)
+        for word, inner in word_folders(folder).items()
+        for degraded, clean in matched(inner)
+    ]
+
+
+def matched(folder: Path) -> list[tuple[Path, Path]]:
+    """The (degraded, clean) files of `folder/{LQ,GT}`: by name, or by the numbers in their names.
+
+    Raises DataError where a photo has no partner.
+    """
+    degraded, clean = (list_photos(folder / inner) for inner in ("LQ", "GT"))
+    by_name = {path.stem: path for path in clean}
+    names = {path.stem for path in degraded}
+    if alone := sorted(names ^ set(by_name)):
+        # published: pairs by sorted file name, so rain-1 is paired with norain-10x2
+        both = [sorted(paths, key=lambda path: (_numbers(path), path.stem)) for paths in (degraded, clean)]
+        if len(degraded) == len(clean) and all(map(_belong, *both)):
+            return list(zip(*both, strict=True))
+        raise DataError(
+            f"{folder}: {len(alone)} photos are in LQ or GT alone ({alone[0]}, ...)",
+            hint="each photo needs its pair under the same name",
+        )
+    return [(path, by_name[path.stem]) for path in degraded]
+
+
+def _numbers(path: Path) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", path.stem)]
+
+
+def _belong(degraded: Path, clean: Path) -> bool:
+    """Whether two names can be those of one pair: the numbers of one begin with those of the other."""
+    first, second = _numbers(degraded), _numbers(clean)
+    shared = min(len(first), len(second))
+    if not shared:
+        return degraded.stem.split("_")[0] == clean.stem.split("_")[0]
+    return first[:shared] == second[:shared]
