@@ -15,6 +15,7 @@ from daclip import cli, evaluate, image
 from daclip.degradations import DEGRADE, replay
 from daclip.errors import DataError, UsageError
 from daclip.evaluate import Answer, Case, Measurement, Method, Panel, synthetic
+from daclip.evaluate.measure import Measured
 from daclip.metrics import psnr, ssim
 from daclip.restore import Restorer
 from daclip.vocabulary import DEGRADATIONS
@@ -65,18 +66,18 @@ def daclip(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, s
 
 
 def half(photo: image.Photo, degradation: str) -> Answer:
-    return Answer(pixels=photo.own // 2, likeliest="noisy", is_unchanged=False)
+    return Answer(pixels=photo.own // 2, probabilities={"noisy": 0.8, "low-light": 0.1})
 
 
 HALVES = Method(name="halves", weights="none", restore=half)
-FUNCTIONS, _ = evaluate.metric_functions(["psnr", "ssim"])
+METRICS, _ = evaluate.load_metrics(["psnr", "ssim"])
 
 
 def measured(cases: list[Case], method: Method = HALVES) -> list[Measurement]:
     found: list[Measurement] = []
-    for _, outcome in evaluate.evaluate(cases, [method], FUNCTIONS):
-        assert isinstance(outcome, list)
-        found += outcome
+    for _, outcome in evaluate.evaluate(cases, [method], METRICS):
+        assert isinstance(outcome, Measured)
+        found += outcome.measurements
     return found
 
 
@@ -140,11 +141,11 @@ def test_a_missing_truth_and_another_size_are_named_and_the_rest_is_measured(pai
     write(pairs / "noisy" / "LQ" / "lonely.png", scene(4))
     write(pairs / "noisy" / "LQ" / "small.png", scene(4)[:30])
     write(pairs / "noisy" / "GT" / "small.png", scene(4))
-    outcomes = {case.name: out for case, out in evaluate.evaluate(evaluate.pairs(pairs), [HALVES], FUNCTIONS)}
+    outcomes = {case.name: out for case, out in evaluate.evaluate(evaluate.pairs(pairs), [HALVES], METRICS)}
     assert f"no photo lonely.* in {pairs / 'noisy' / 'GT'}" in str(outcomes["noisy/LQ/lonely.png"])
     assert "60 x 30 pixels, but" in str(outcomes["noisy/LQ/small.png"])
     assert "has 60 x 40" in str(outcomes["noisy/LQ/small.png"])
-    assert sum(isinstance(outcome, list) for outcome in outcomes.values()) == 3
+    assert sum(isinstance(outcome, Measured) for outcome in outcomes.values()) == 3
 
 
 def test_suffixes_of_a_pair_may_differ(pairs: Path) -> None:
@@ -163,11 +164,11 @@ def test_folders_without_pairs_are_refused(pairs: Path) -> None:
 
 def test_unknown_metrics_and_protocols_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match='unknown metric "niqe"'):
-        evaluate.metric_functions(["niqe"])
+        evaluate.load_metrics(["niqe"])
     with pytest.raises(UsageError, match='unknown protocol "x"'):
-        evaluate.metric_functions(["psnr"], protocol="x")
-    functions, left_out = evaluate.metric_functions(["psnr", "lpips"], weights=tmp_path)
-    assert list(functions) == ["psnr"]
+        evaluate.load_metrics(["psnr"], protocol="x")
+    metrics, left_out = evaluate.load_metrics(["psnr", "lpips"], weights=tmp_path)
+    assert list(metrics.functions) == ["psnr"]
     assert "alexnet_features.safetensors: not there" in left_out[0]
 
 
@@ -194,8 +195,8 @@ def test_the_hash_of_the_data_changes_with_a_name_or_a_size(pairs: Path) -> None
     assert evaluate.data_sha256(evaluate.pairs(pairs)) != before
 
 
-HEAD = ["method", "degradation", "photos", "PSNR in", "PSNR", "gain"]
-HEAD += ["SSIM in", "SSIM", "named", "left alone", "s/photo"]
+HEAD = ["method", "degradation", "photos", "PSNR in", "PSNR", "PSNR 95 %", "gain"]
+HEAD += ["SSIM in", "SSIM", "SSIM 95 %", "named", "left alone", "s/photo"]
 Door = Callable[..., tuple[int, str, str]]
 
 
@@ -223,14 +224,14 @@ def test_all_formats_tell_the_same(daclip: Door, pairs: Path, toy: Path) -> None
     common = ("evaluate", "--model", toy, "--data", pairs, "--precision", "fp32", "--protocol", "rgb-crop4")
     told = {layout: daclip(*common, "--format", layout)[1] for layout in ("json", "csv", "markdown")}
     document = json.loads(told["json"])
-    assert (document["schema"], document["protocol"]) == ("daclip.evaluate/1", "rgb-crop4")
+    assert (document["schema"], document["protocol"]) == ("daclip.evaluate/2", "rgb-crop4")
     assert len(document["measurements"]) == 3
     gains = [f"{row['gain']:+.2f}" for row in document["rows"]]
     lines = list(csv.DictReader(io.StringIO(told["csv"])))
     assert [f"{float(line['gain']):+.2f}" for line in lines] == gains
     assert {line["data_sha256"] for line in lines} == {document["data_sha256"]}
     table = told["markdown"].split("\n\n")[0].split("\n")[2:]
-    assert [row.split("|")[6].strip(" *") for row in table] == gains
+    assert [row.split("|")[7].strip(" *") for row in table] == gains
 
 
 def test_a_photo_equal_to_its_truth_is_null_in_json(daclip: Door, toy: Path, tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
-"""How near a restored photo is to the clean one: PSNR and SSIM on 8-bit pixels, LPIPS; the protocol is named.
+"""How near restored photos are to clean ones: PSNR, SSIM, LPIPS and FID of 8-bit pixels, by named protocols.
 
-PSNR and SSIM need numpy alone; only `load_lpips` needs torch. Published evaluation: PAPER 2.6.
+PSNR and SSIM need numpy alone; only `load_lpips` and `load_inception` need torch. Published evaluation:
+PAPER 2.6.
 """
 
+import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float, Float32, Float64, UInt8
 
 from daclip.errors import DataError, missing_extra
 
@@ -106,37 +110,50 @@ def _compared(pixels: Pixels8, protocol: Protocol) -> Float64[np.ndarray, "v u c
 LPIPS_FILES = ("alexnet_features.safetensors", "lpips_alex_v0.1.safetensors")
 """What `load_lpips` reads: torchvision's AlexNet IMAGENET1K_V1 (`features.*`), then the linear heads."""
 
+_ALEXNET_IN_CACHE = "alexnet-owt-7be5be79.pth"
+"""The same AlexNet as torchvision downloads it; the heads then are those that torchmetrics carries."""
+
 # torchmetrics cuts AlexNet after each of its five ReLUs
 _SLICE_OF_LAYER = {0: "slice1", 3: "slice2", 6: "slice3", 8: "slice4", 10: "slice5"}
 
 
-def load_lpips(folder: Path) -> Metric:
+def torch_cache() -> Path:
+    """Where torch keeps weights it has downloaded: TORCH_HOME, else below the user's cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TORCH_HOME") or Path(cache) / "torch") / "hub" / "checkpoints"
+
+
+def load_lpips(folder: Path | None = None) -> Metric:
     """LPIPS v0.1 on AlexNet (Zhang et al. 2018), whole photo in any protocol; 0 for equal photos.
 
     published: computed on the unclamped float output; here on the 8-bit photo that a user gets.
-    Raises DataError when one of LPIPS_FILES is not in the folder or does not fit, MissingExtra without torch.
+
+    Args:
+        folder: holds LPIPS_FILES; without it AlexNet is taken from the cache of torch.
+
+    Raises DataError when weights are not there or do not fit, MissingExtra without torch.
     """
-    for name in LPIPS_FILES:
-        if not (folder / name).is_file():
-            raise DataError(
-                f"{folder / name}: not there", hint="LPIPS needs it; --metric-weights names its folder"
-            )
+    paths = _lpips_paths(folder)
     # here and not at the top, so that PSNR and SSIM need no torch
     try:
         import torch
-        from safetensors.torch import load_file
         from torchmetrics.functional.image.lpips import _LPIPS  # pyright: ignore[reportPrivateUsage]
     except ModuleNotFoundError as error:
         raise missing_extra(error, "LPIPS") from error
-    weights = {**load_file(folder / LPIPS_FILES[0]), **load_file(folder / LPIPS_FILES[1])}
-    network = _LPIPS(pretrained=False, net="alex", pnet_rand=True)
+    # without files for the heads, torchmetrics reads those it carries
+    network = _LPIPS(pretrained=len(paths) == 1, net="alex", pnet_rand=True)
+    weights = {name: value for path in paths for name, value in _weights(path).items()}
+    wanted = ("features.", "lin")
     try:
-        keys = network.load_state_dict({_renamed(name): weights[name] for name in weights}, strict=False)
+        keys = network.load_state_dict(
+            {_renamed(name): weights[name] for name in weights if name.startswith(wanted)}, strict=False
+        )
     except RuntimeError as error:
-        raise DataError(f"{folder}: the weights of LPIPS do not fit ({error})") from error
+        raise DataError(f"{paths[0].parent}: the weights of LPIPS do not fit ({error})") from error
     # torchmetrics registers the heads twice, under `lin0` and under `lins.0`
-    if missing := sorted(name for name in keys.missing_keys if not name.startswith("lins.")):
-        raise DataError(f"{folder}: {len(missing)} weights missing ({missing[0]}, ...)")
+    carried = ("lins.", "lin") if len(paths) == 1 else ("lins.",)
+    if missing := sorted(name for name in keys.missing_keys if not name.startswith(carried)):
+        raise DataError(f"{paths[0].parent}: {len(missing)} weights missing ({missing[0]}, ...)")
 
     def lpips(restored: Pixels8, clean: Pixels8) -> float:
         pair = (
@@ -153,3 +170,96 @@ def _renamed(name: str) -> str:
     """`features.3.weight` of torchvision is `net.slice2.3.weight` in torchmetrics; heads keep their names."""
     part, layer, *rest = name.split(".")
     return ".".join(["net", _SLICE_OF_LAYER[int(layer)], layer, *rest]) if part == "features" else name
+
+
+def _lpips_paths(folder: Path | None) -> list[Path]:
+    """The two files of a folder, or AlexNet alone from the cache of torch."""
+    cached = torch_cache() / _ALEXNET_IN_CACHE
+    if folder is None and cached.is_file():
+        return [cached]
+    paths = [(folder or Path()) / name for name in LPIPS_FILES]
+    for path in paths:
+        if not path.is_file():
+            looked = "" if folder else f" and {cached} neither"
+            raise DataError(
+                f"{path}: not there{looked}", hint="LPIPS needs it; --metric-weights names its folder"
+            )
+    return paths
+
+
+def _weights(path: Path) -> dict[str, Any]:
+    """The tensors of a weight file by name, read without running anything in it."""
+    import torch
+    from safetensors.torch import load_file
+
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+FID_FILE = "weights-inception-2015-12-05-6726825d.pth"
+"""What FID reads: the Inception of the original FID (TensorFlow, 2015), as torch-fidelity converted it."""
+
+_FID_SHA256 = "6726825d"
+"""How the hash of that file begins, as its name says. Other features give another distance, not FID."""
+
+Features = Callable[[Pixels8], Float32[np.ndarray, "d"]]
+"""What a network sees in a photo, as one vector."""
+
+
+def load_inception(folder: Path | None = None) -> Features:
+    """The 2048 features of a photo that FID compares, whole photo resized to 299 x 299 as in the original.
+
+    Raises DataError when FID_FILE is neither in the folder nor in the cache of torch, or is another file;
+    MissingExtra without torch.
+    """
+    places = [place / FID_FILE for place in (folder, torch_cache()) if place is not None]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise DataError(
+            f"{' and '.join(map(str, places))}: not there",
+            hint="FID needs this file of torch-fidelity, 91 MB; --metric-weights names its folder",
+        )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not digest.startswith(_FID_SHA256):
+        raise DataError(
+            f"{path}: sha256 {digest[:8]} instead of {_FID_SHA256}", hint="on other features it is not FID"
+        )
+    try:
+        import torch
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ModuleNotFoundError as error:
+        raise missing_extra(error, "FID") from error
+    network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path))
+
+    def features(pixels: Pixels8) -> Float32[np.ndarray, "d"]:
+        planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))
+        with torch.inference_mode():
+            return network(planes)[0][0].numpy()
+
+    return features
+
+
+def frechet(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
+    """Fréchet distance of two sets of features, each taken as normally distributed (Heusel et al. 2017).
+
+    |mean a - mean b|² + tr(A + B - 2 sqrt(A B)) with the covariances A and B. On the features of
+    `load_inception` it is the FID; it is biased for few photos, so compare equal numbers only. Raises
+    DataError for a set of one.
+    """
+    if min(len(a), len(b)) < 2:
+        raise DataError("a Fréchet distance needs two photos and more", hint="take more photos")
+    first, second = (_covariance_root(one.astype(np.float64)) for one in (a, b))
+    # A = RᵀR and B = SᵀS: the roots of the eigenvalues of A B are the singular values of R Sᵀ, which are
+    # few where photos are few; torch-fidelity takes the eigenvalues of the 2048 x 2048 product
+    common = np.linalg.svd(first @ second.T, compute_uv=False).sum()
+    apart = np.square(a.mean(axis=0, dtype=np.float64) - b.mean(axis=0, dtype=np.float64)).sum()
+    return float(apart + np.square(first).sum() + np.square(second).sum() - 2 * common)
+
+
+def _covariance_root(features: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "r d"]:
+    """R of at most d rows with RᵀR the unbiased covariance."""
+    centred = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
+    if len(centred) <= centred.shape[1]:
+        return centred
+    return np.asarray(np.linalg.qr(centred, mode="r"), np.float64)

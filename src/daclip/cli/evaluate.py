@@ -1,6 +1,7 @@
 """`daclip evaluate`: how much better photos get, on data whose clean version is known."""
 
 import shlex
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,15 +14,35 @@ from daclip.cli.terminal import Terminal, options
 from daclip.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from daclip.evaluate import Caption, Panel, Plan, Run
 
-    from daclip.evaluate import Case, Measurement, Method
-    from daclip.metrics import Pixels8
-    from daclip.restore import Restorer
+PAPER_TABLES = ("unified", "rain100h", "lol", "gopro", "reside6k")
+
+HELP = """Restore photos whose clean version is known, and print a table of how near to it they came.
+
+Photos without a clean version are restored, named and timed. With --output a run that was stopped goes on
+where it was.
+
+\b
+daclip evaluate --data pairs/ --limit 5
+daclip evaluate --photos cbsd68/ --settings paper --only noisy --format markdown
+daclip evaluate --photos photos/ --only clean
+daclip evaluate --data pairs/ --peer classics --peer SCUNet.pth --output run/ --workers 2
+daclip evaluate --data rain/ --only rainy --table rain100h --metrics psnr,ssim,lpips
+daclip evaluate --data pairs/ --output run/ --format html > report.html
+"""
 
 
-@click.command(name="evaluate", short_help="Measure models on photos whose clean version is known.")
+@click.command(
+    name="evaluate", short_help="Measure models on photos whose clean version is known.", help=HELP
+)
 @click.option("--model", "names", multiple=True, default=["compact"], show_default=True, help="Repeatable.")
+@click.option(
+    "--peer", "peers", multiple=True, help="Another project's weight file, or identity, classics, ..."
+)
+@click.option(
+    "--command", "commands", multiple=True, metavar='"TOOL {in} {out}"', help="A program as a peer."
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Pairs: DATA/<degradation>/{LQ,GT}/<name>.*")
 @click.option("--photos", type=click.Path(path_type=Path), help="Clean photos, degraded on the fly.")
 @click.option(
@@ -30,14 +51,14 @@ if TYPE_CHECKING:
 @click.option("--settings", type=click.Choice(["wild", "paper"]), default="wild", help="For --photos.")
 @click.option("--severity", type=click.FloatRange(0, 1), default=0.7, show_default=True, help="For --photos.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For --photos.")
-@click.option("--metrics", "metric_names", default="psnr,ssim", show_default=True, help="Also: lpips.")
-@click.option("--metric-weights", type=click.Path(path_type=Path), help="Folder with the weights of LPIPS.")
+@click.option("--metrics", "metric_names", default="psnr,ssim", show_default=True, help="Also: lpips, fid.")
+@click.option(
+    "--metric-weights", type=click.Path(path_type=Path), help="Folder with the weights of LPIPS and FID."
+)
 @click.option(
     "--protocol",
     type=click.Choice(["rgb", "rgb-crop4", "y", "y-crop4"]),
-    default="rgb",
-    show_default=True,
-    help="Channels and border of PSNR and SSIM; rgb-crop4: as published.",
+    help="Channels and border of PSNR and SSIM; rgb-crop4: as published.  [default: rgb]",
 )
 @click.option(
     "--task",
@@ -46,17 +67,31 @@ if TYPE_CHECKING:
     show_default=True,
     help="named: the model is told the degradation.",
 )
+@click.option("--sampler", type=click.Choice(["posterior", "sde", "ode", "mrs"]), help="Of diffusion models.")
+@click.option("--steps", type=click.IntRange(1), help="Network calls of diffusion models.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first N photos of each degradation.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of the run, to go on from.")
+@click.option("--keep", is_flag=True, help="Keep all restored photos in --output.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option(
+    "--table",
+    "shown",
+    type=click.Choice(["rows", "words", *PAPER_TABLES]),
+    default="rows",
+    show_default=True,
+    help="words: what was said of the photos; others: the paper's table, published and measured.",
+)
 @click.option(
     "--format",
     "layout",
-    type=click.Choice(["text", "markdown", "csv", "json"]),
+    type=click.Choice(["text", "markdown", "csv", "json", "latex", "html"]),
     default="text",
     show_default=True,
 )
 @click.option(
-    "--sheet", type=click.Path(path_type=Path), help="Picture of the first photo of each, before/after."
+    "--plots", type=click.Path(path_type=Path), help="Folder for bars, radar plots, confusion matrices."
 )
+@click.option("--sheet", type=click.Path(path_type=Path), help="Picture: first photo of each, with details.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option(
     "--engine", type=click.Choice(["auto", "onnx", "openvino", "torch"]), default="auto", help="Who computes."
@@ -65,6 +100,8 @@ if TYPE_CHECKING:
 @options
 def command(
     names: tuple[str, ...],
+    peers: tuple[str, ...],
+    commands: tuple[str, ...],
     data: Path | None,
     photos: Path | None,
     only: str | None,
@@ -73,10 +110,17 @@ def command(
     seed: int,
     metric_names: str,
     metric_weights: Path | None,
-    protocol: str,
+    protocol: str | None,
     task: Literal["auto", "named"],
+    sampler: str | None,
+    steps: int | None,
     limit: int | None,
+    output: Path | None,
+    keep: bool,
+    workers: int,
+    shown: str,
     layout: str,
+    plots: Path | None,
     sheet: Path | None,
     device: str,
     engine: str,
@@ -85,122 +129,145 @@ def command(
     verbose: int,
     color: str,
 ) -> int:
-    r"""Restore photos whose clean version is known, and print a table of how near to it they came.
-
-    \b
-    daclip evaluate --data pairs/ --limit 5
-    daclip evaluate --photos cbsd68/ --settings paper --only noisy --format markdown
-    daclip evaluate --photos photos/ --only clean
-    """
-    start = time.monotonic()
+    """What HELP says; here are only words: the plan, the run, the telling."""
     terminal = Terminal(quiet=quiet, verbosity=verbose, color=color)
+    if keep and output is None:
+        raise UsageError("--keep without --output", hint="name a folder for the photos")
     from daclip import evaluate
-    from daclip.restore import Restorer
 
-    cases = _cases(data, photos, only, settings=settings, severity=severity, seed=seed, limit=limit)
-    asked = [name.strip() for name in metric_names.split(",") if name.strip()]
-    functions, left_out = evaluate.metric_functions(asked, protocol=protocol, weights=metric_weights)
-    for line in left_out:
-        terminal.warning(line)
-    restorers = [Restorer(name, device=device, engine=engine, precision=precision) for name in names]
-    methods = [evaluate.restorer_method(restorer, task=task) for restorer in restorers]
-    pictures = _Pictures()
-    measurements: list[Measurement] = []
-    with terminal.progress(len(cases)) as progress:
-        for case, outcome in evaluate.evaluate(cases, methods, functions, on_pixels=pictures.see):
-            if isinstance(outcome, list):
-                measurements += outcome
-            else:
-                terminal.fail(error_line(case.name, outcome), error=outcome)
-            progress.finish(case)
-    if measurements:
-        caption = evaluate.Caption(
-            protocol=protocol,
-            data=_data_line(data, photos, settings, severity, seed),
-            data_sha256=evaluate.data_sha256(cases),
-            weights=_weights(methods, restorers),
-            command=_given(),
-            version=_version(),
-            seconds=round(time.monotonic() - start, 1),
-            peak_mb=peak_megabytes(),
-        )
-        rows = evaluate.summarise(measurements)
-        terminal.result(evaluate.FORMATS[layout](rows, caption, measurements))
-        if sheet is not None:
-            terminal.note(f"{pictures.write(sheet)} written")
-    return terminal.end(len(cases))
+    plan = evaluate.Plan(
+        models=names,
+        peers=peers,
+        commands=commands,
+        data=None if data is None else str(data),
+        photos=None if photos is None else str(photos),
+        only=_words(only, is_known=photos is not None),
+        limit=limit,
+        settings=settings,
+        severity=severity,
+        seed=seed,
+        metrics=tuple(name.strip() for name in metric_names.split(",") if name.strip()),
+        metric_weights=None if metric_weights is None else str(metric_weights),
+        protocol=protocol or ("rgb-crop4" if shown in PAPER_TABLES else "rgb"),
+        task=task,
+        sampler=sampler,
+        steps=steps,
+        device=device,
+        engine=engine,
+        precision=precision,
+    )
+    with tempfile.TemporaryDirectory(prefix="daclip-") as temporary:
+        run = evaluate.Run(plan, output or Path(temporary), workers=workers, keep=keep)
+        seconds = _carry_out(run, terminal)
+        if run.findings.measurements:
+            _tell(run, _caption(run, seconds), terminal, shown=shown, layout=layout, plots=plots, sheet=sheet)
+    return terminal.end(len(run.cases))
 
 
-def _cases(
-    data: Path | None,
-    photos: Path | None,
-    only: str | None,
-    *,
-    settings: Literal["wild", "paper"],
-    severity: float,
-    seed: int,
-    limit: int | None,
-) -> "list[Case]":
-    """The photos to measure on, from pairs or made on the fly."""
-    from daclip import evaluate
+def _words(only: str | None, *, is_known: bool) -> tuple[str, ...]:
+    """The degradations asked for: folders of any name in --data, known ones for --photos."""
     from daclip.vocabulary import CLEAN, DEGRADATIONS, degradations
 
-    if (data is None) == (photos is None):
-        raise UsageError(
-            "nothing to measure on" if data is None else "--data and --photos exclude each other",
-            hint="name --data (pairs) or --photos (clean ones)",
-        )
-    if data is not None:
-        return evaluate.pairs(
-            data, only=() if only is None else [word.strip() for word in only.split(",")], limit=limit
-        )
-    assert photos is not None
-    from daclip.evaluate import synthetic
+    if only is None:
+        return ()
+    if is_known:
+        return degradations(only, known=(*DEGRADATIONS, CLEAN))
+    return tuple(word.strip() for word in only.split(",") if word.strip())
 
-    names = DEGRADATIONS if only is None else degradations(only, known=(*DEGRADATIONS, CLEAN))
-    return synthetic.degraded(
-        photos, names=names, settings=settings, severity=severity, seed=seed, limit=limit
+
+def _carry_out(run: "Run", terminal: Terminal) -> float:
+    """Do what is left of a run; the seconds it took."""
+    start = time.monotonic()
+    for line in run.left_out:
+        terminal.warning(line)
+    if known := len(run.cases) - len(run.tasks):
+        terminal.note(f"{known} of {len(run.cases)} photos were measured before")
+    with terminal.progress(len(run.tasks)) as progress:
+        for case, megapixels, error in run.carry_out():
+            if error is not None:
+                terminal.fail(error_line(case.name, error), error=error)
+            progress.update(case, megapixels, 1.0)
+            progress.finish(case)
+    return time.monotonic() - start
+
+
+def _tell(
+    run: "Run",
+    caption: "Caption",
+    terminal: Terminal,
+    *,
+    shown: str,
+    layout: str,
+    plots: Path | None,
+    sheet: Path | None,
+) -> None:
+    """The table on stdout; plots and pictures where they are wanted."""
+    from daclip import evaluate
+
+    panels = _panels(run) if sheet is not None or layout == "html" else []
+    found = evaluate.results(
+        run.findings.measurements, run.findings.features, caption, shown=shown, panels=panels
+    )
+    terminal.result(evaluate.FORMATS[layout](found))
+    if all(not one.after for one in found.measurements):
+        where = "photos/ of --output" if run.is_kept else "no folder: name --output to keep them"
+        terminal.note(
+            f"no photo has a clean version, so there are no scores; the restored ones are in {where}"
+        )
+    if plots is not None:
+        for path in evaluate.write_plots(found, plots):
+            terminal.note(f"{path} written")
+    if sheet is not None:
+        _write_sheet(panels, sheet)
+        terminal.note(f"{sheet} written")
+
+
+def _panels(run: "Run") -> "list[Panel]":
+    """Input, methods and truth of the first photo of each degradation, as they were kept."""
+    from daclip import evaluate, image
+
+    panels: list[Panel] = []
+    for case in run.shown:
+        pictures: list[tuple[str, Any]] = []
+        for name in ("input", *run.weights, "truth"):
+            path = evaluate.picture_path(run.folder, name, case.name)
+            if path.is_file():
+                photo = image.read(path)
+                pictures.append((name, photo.crop_8bit(0, 0, photo.height, photo.width)))
+        if pictures:
+            pictures[0] = (case.degradation, pictures[0][1])
+            panels.append(evaluate.Panel(pictures=pictures, title=case.name))
+    return panels
+
+
+def _write_sheet(panels: "list[Panel]", path: Path) -> None:
+    from daclip import evaluate, image
+
+    most = max(len(panel.pictures) for panel in panels)
+    pixels = evaluate.draw([panel for panel in panels if len(panel.pictures) == most], zoom=True)
+    image.write(image.from_array(pixels), pixels, path, overwrite=True)
+
+
+def _caption(run: "Run", seconds: float) -> "Caption":
+    from daclip import evaluate
+
+    return evaluate.Caption(
+        protocol=run.metrics.protocol,
+        data=_data_line(run.plan),
+        data_sha256=evaluate.data_sha256(run.cases),
+        weights=run.weights,
+        command=_given(),
+        version=_version(),
+        seconds=round(seconds, 1),
+        peak_mb=max(run.findings.peak_mb, peak_megabytes()),
     )
 
 
-class _Pictures:
-    """Keeps the pictures of the first photo of each degradation, for the sheet."""
-
-    def __init__(self) -> None:
-        self._first: dict[str, Mapping[str, Pixels8]] = {}
-
-    def see(self, case: "Case", pictures: "Mapping[str, Pixels8]") -> None:
-        self._first.setdefault(case.degradation, pictures)
-
-    def write(self, path: Path) -> Path:
-        """One panel for each degradation: input, each method, truth."""
-        from daclip import evaluate, image
-
-        panels = [
-            evaluate.Panel(
-                pictures=[
-                    (degradation if name == "input" else name, pixels) for name, pixels in pictures.items()
-                ]
-            )
-            for degradation, pictures in self._first.items()
-        ]
-        pixels = evaluate.draw(panels)
-        return image.write(image.from_array(pixels), pixels, path, overwrite=True)
-
-
-def _data_line(data: Path | None, photos: Path | None, settings: str, severity: float, seed: int) -> str:
-    if photos is None:
-        return str(data)
-    how = settings if settings == "paper" else f"{settings} {severity:g}"
-    return f"{photos}, degraded on the fly ({how}, seed {seed})"
-
-
-def _weights(methods: "Sequence[Method]", restorers: "Sequence[Restorer]") -> dict[str, str]:
-    """The weights of each method, and who computed with them."""
-    return {
-        method.name: f"{method.weights}, {restorer.engine.name} {restorer.engine.precision}"
-        for method, restorer in zip(methods, restorers, strict=True)
-    }
+def _data_line(plan: "Plan") -> str:
+    if plan.photos is None:
+        return str(plan.data)
+    how = plan.settings if plan.settings == "paper" else f"{plan.settings} {plan.severity:g}"
+    return f"{plan.photos}, degraded on the fly ({how}, seed {plan.seed})"
 
 
 def _given() -> str:
@@ -212,13 +279,16 @@ def _given() -> str:
         if name in _SPEECH or context.get_parameter_source(name) is ParameterSource.DEFAULT:
             continue
         value: Any = context.params[name]
+        if isinstance(value, bool):
+            words += [parameter.opts[0]] * value
+            continue
         for each in value if parameter.multiple else [value]:
             words += [parameter.opts[0], str(each)]
     return shlex.join(words)
 
 
-_SPEECH = ("quiet", "verbose", "color", "layout", "sheet")
-"""Flags that change how a table is told and not what it says."""
+_SPEECH = ("quiet", "verbose", "color", "layout", "sheet", "plots", "output", "keep", "workers")
+"""Flags that change how a table is told or made, and not what it says."""
 
 
 def _version() -> str:

@@ -51,7 +51,7 @@ def command(
     from daclip import evaluate, image
 
     asked = [name.strip() for name in metric_names.split(",") if name.strip()]
-    functions, left_out = evaluate.metric_functions(asked, protocol=protocol, weights=metric_weights)
+    metrics, left_out = evaluate.load_metrics(asked, protocol=protocol, weights=metric_weights)
     for line in left_out:
         terminal.warning(line)
     pairs = _pairs(restored, clean)
@@ -65,7 +65,7 @@ def command(
                 figures = evaluate.scores(
                     own.crop_8bit(0, 0, own.height, own.width),
                     other.crop_8bit(0, 0, other.height, other.width),
-                    functions,
+                    metrics.functions,
                 )
                 scored.append(figures)
                 terminal.result(_line(str(path), figures, protocol, as_json=as_json))

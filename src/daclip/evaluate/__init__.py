@@ -1,35 +1,40 @@
-"""`daclip evaluate`, `daclip score`: restorers on photos whose clean version is known, as honest tables."""
+"""`daclip evaluate`, `daclip score`, `daclip analyse`: restorers on photos whose clean version is known.
 
-from daclip.evaluate.run import (
-    Answer,
-    Case,
-    Measurement,
-    Method,
-    data_sha256,
-    evaluate,
-    metric_functions,
-    pairs,
-    restorer_method,
-    scores,
-)
+`run.Plan` says what is measured, `run.Run` measures it, `results` tells it. `synthetic` (extra [data]),
+`plots` (extra [plots]) and `analysis` (extra [torch]) are imported by their names.
+"""
+
+from daclip.evaluate.cases import Case, data_sha256, pairs
+from daclip.evaluate.measure import Measurement, Metrics, evaluate, load_metrics, scores
+from daclip.evaluate.peers import Answer, Method, restorer_method
+from daclip.evaluate.results import FORMATS, TABLES, Results, results, write_plots
+from daclip.evaluate.run import Plan, Run, picture_path
 from daclip.evaluate.sheet import Panel, draw
-from daclip.evaluate.tables import FORMATS, Caption, Row, summarise
+from daclip.evaluate.tables import Caption, Row, summarise
 
 __all__ = [
     "FORMATS",
+    "TABLES",
     "Answer",
     "Caption",
     "Case",
     "Measurement",
     "Method",
+    "Metrics",
     "Panel",
+    "Plan",
+    "Results",
     "Row",
+    "Run",
     "data_sha256",
     "draw",
     "evaluate",
-    "metric_functions",
+    "load_metrics",
     "pairs",
+    "picture_path",
     "restorer_method",
+    "results",
     "scores",
     "summarise",
+    "write_plots",
 ]

@@ -1,236 +1,418 @@
-"""Restorers run on photos whose clean version is known; every photo gives one measurement for each method."""
+"""A whole evaluation: what was planned, in a folder that can be gone on with, over one process or several."""
 
-import hashlib
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
-from jaxtyping import UInt, UInt8
+from jaxtyping import Float32
 
-from daclip import image, metrics, models
-from daclip.errors import DaclipError, DataError, PhotoError, UsageError
-from daclip.image import Photo
-from daclip.metrics import PROTOCOLS, Metric, Pixels8
+from daclip import image
+from daclip.errors import DaclipError, DataError, UsageError
+from daclip.evaluate import peers
+from daclip.evaluate.cases import Case, data_sha256, pairs
+from daclip.evaluate.measure import Measured, Measurement, Metrics, Outcome, attempt, load_metrics
+from daclip.evaluate.peers import Method
+from daclip.metrics import Pixels8
 from daclip.restore import Restorer
-from daclip.vocabulary import CLEAN
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
-    """One degraded photo and its truth, read when they are needed.
+class Plan:
+    """Everything that decides the figures of an evaluation, as plain values: a process can build it anew.
 
     Args:
-        degradation: what is wrong with it, by the name of its folder; "clean" for nothing.
-        name: of the photo, for messages.
-        files: what it is read from, for the hash of the data.
-        read: the degraded photo and the pixels of the clean one, of the same size; raises PhotoError or
-            DataError.
+        models: names or folders of our models.
+        peers: names or weight files, see `peers.find`.
+        commands: see `peers.command`.
+        data: folder of pairs, or of photos without truth. Either this or `photos`.
+        photos: folder of clean photos, degraded on the fly by `settings`, `severity` and `seed`.
+        only: degradations, all where empty.
+        limit: photos of each degradation.
+        task: `named` tells the models the degradation.
+        sampler, steps: of diffusion models.
     """
 
-    degradation: str
-    name: str
-    files: tuple[Path, ...]
-    read: Callable[[], tuple[Photo, Pixels8]]
+    models: tuple[str, ...] = ("compact",)
+    peers: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+    data: str | None = None
+    photos: str | None = None
+    only: tuple[str, ...] = ()
+    limit: int | None = None
+    settings: Literal["wild", "paper"] = "wild"
+    severity: float = 0.7
+    seed: int = 0
+    metrics: tuple[str, ...] = ("psnr", "ssim")
+    metric_weights: str | None = None
+    protocol: str = "rgb"
+    task: Literal["auto", "named"] = "auto"
+    sampler: str | None = None
+    steps: int | None = None
+    device: str = "auto"
+    engine: str = "auto"
+    precision: str = "auto"
 
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a method makes of a photo: pixels, the likeliest word if it has one, whether it left it alone."""
-
-    pixels: Pixels8
-    likeliest: str | None = None
-    is_unchanged: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """Anything that restores: a name, the hash of its weights, and a function of photo and degradation."""
-
-    name: str
-    weights: str
-    restore: Callable[[Photo, str], Answer]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """One method on one photo: figures by metric of the input and of the output, against the clean photo."""
-
-    method: str
-    degradation: str
-    photo: str
-    before: Mapping[str, float]
-    after: Mapping[str, float]
-    likeliest: str | None
-    is_unchanged: bool
-    seconds: float
-
-
-Outcome = list[Measurement] | DaclipError
-Seen = Callable[[Case, Mapping[str, Pixels8]], object]
-
-
-def evaluate(
-    cases: Sequence[Case],
-    methods: Sequence[Method],
-    functions: Mapping[str, Metric],
-    *,
-    on_pixels: Seen | None = None,
-) -> Iterator[tuple[Case, Outcome]]:
-    """Each case with its measurements, one for each method, or with the error that kept it from them.
-
-    `on_pixels` sees the pictures of each case that went well: input, the methods by name, truth.
-    """
-    for case in cases:
-        try:
-            yield case, _measured(case, methods, functions, on_pixels)
-        except (PhotoError, DataError) as error:
-            yield case, error
-
-
-def _measured(
-    case: Case, methods: Sequence[Method], functions: Mapping[str, Metric], on_pixels: Seen | None
-) -> list[Measurement]:
-    photo, clean = case.read()
-    degraded = photo.crop_8bit(0, 0, photo.height, photo.width)
-    before = scores(degraded, clean, functions)
-    pictures = {"input": degraded}
-    measured: list[Measurement] = []
-    for method in methods:
-        start = time.perf_counter()
-        answer = method.restore(photo, case.degradation)
-        seconds = time.perf_counter() - start
-        pictures[method.name] = answer.pixels
-        measured.append(
-            Measurement(
-                method=method.name,
-                degradation=case.degradation,
-                photo=case.name,
-                before=before,
-                after=scores(answer.pixels, clean, functions),
-                likeliest=answer.likeliest,
-                is_unchanged=answer.is_unchanged,
-                seconds=seconds,
+    def cases(self) -> list[Case]:
+        """The photos to measure on. Raises UsageError unless there is one source of them."""
+        if (self.data is None) == (self.photos is None):
+            raise UsageError(
+                "nothing to measure on" if self.data is None else "--data and --photos exclude each other",
+                hint="name --data (pairs) or --photos (clean ones)",
             )
+        if self.data is not None:
+            return pairs(Path(self.data), only=self.only, limit=self.limit)
+        assert self.photos is not None
+        from daclip.evaluate import synthetic  # it needs OpenCV, an extra
+
+        return synthetic.degraded(
+            Path(self.photos),
+            names=self.only or synthetic.DEGRADATIONS,
+            settings=self.settings,
+            severity=self.severity,
+            seed=self.seed,
+            limit=self.limit,
         )
-    if on_pixels is not None:
-        on_pixels(case, {**pictures, "truth": clean})
-    return measured
+
+    def methods(self, *, threads: int = 0) -> list[Method]:
+        """Everybody who is measured. Two of one name get the names they were given."""
+        found: list[Method] = []
+        for name in self.models:
+            restorer = Restorer(
+                name, device=self.device, engine=self.engine, precision=self.precision, threads=threads
+            )
+            taken = restorer.folder.name in [method.name for method in found]
+            found.append(
+                peers.restorer_method(
+                    restorer,
+                    task=self.task,
+                    sampler=self.sampler if restorer.folder.config.kind == "diffusion" else None,
+                    steps=self.steps if restorer.folder.config.kind == "diffusion" else None,
+                    name=name if taken else None,
+                )
+            )
+        found += [peers.find(name, device=self.device) for name in self.peers]
+        found += [peers.command(text) for text in self.commands]
+        names = [method.name for method in found]
+        if doubles := sorted(
+            {name for name in names if names.count(name) > 1} | {"input", "truth"} & set(names)
+        ):
+            raise UsageError(f'two methods would be called "{doubles[0]}"', hint="rename a file or folder")
+        if not found:
+            raise UsageError("nobody to measure", hint="name a --model, a --peer or a --command")
+        return found
+
+    def load_metrics(self) -> tuple[Metrics, list[str]]:
+        """The metrics, and a line for each that had to be left out."""
+        weights = None if self.metric_weights is None else Path(self.metric_weights)
+        return load_metrics(self.metrics, protocol=self.protocol, weights=weights)
+
+    def decisive(self) -> dict[str, Any]:
+        """What may not differ when a run is gone on with; photos and methods may be added."""
+        values = asdict(self)
+        for name in ("models", "peers", "commands", "only", "limit", "metric_weights", "device"):
+            del values[name]
+        return values
 
 
-def scores(
-    restored: UInt8[np.ndarray, "_ _ 3"], clean: Pixels8, functions: Mapping[str, Metric]
-) -> dict[str, float]:
-    """The figures of one photo by metric. Raises DataError when the two differ in size."""
-    if restored.shape != clean.shape:
-        (height, width), (own_height, own_width) = clean.shape[:2], restored.shape[:2]
-        raise DataError(
-            f"{own_width} x {own_height} pixels, but its clean photo has {width} x {height}",
-            hint="compare photos of one size",
-        )
-    return {name: function(restored, clean) for name, function in functions.items()}
+@dataclass(kw_only=True)
+class Findings:
+    """What a run has found so far: measurements, FID's features and kept pictures.
 
-
-def metric_functions(
-    names: Sequence[str], *, protocol: str = "rgb", weights: Path | None = None
-) -> tuple[dict[str, Metric], list[str]]:
-    """The metrics asked for, by name, and a line for each that had to be left out for lack of weights.
-
-    Raises UsageError for an unknown metric or protocol.
+    Args:
+        features: by name of the picture (input, truth, a method) and of the photo.
+        peak_mb: the most memory one of the processes has held.
     """
-    if protocol not in PROTOCOLS:
-        raise UsageError(f'unknown protocol "{protocol}"', hint=f"known: {', '.join(PROTOCOLS)}")
-    known = {
-        "psnr": lambda: partial(metrics.psnr, protocol=PROTOCOLS[protocol]),
-        "ssim": lambda: partial(metrics.ssim, protocol=PROTOCOLS[protocol]),
-        "lpips": lambda: metrics.load_lpips(weights or Path()),
-    }
-    functions: dict[str, Metric] = {}
-    left_out: list[str] = []
-    for name in names:
-        if name not in known:
-            raise UsageError(f'unknown metric "{name}"', hint=f"known: {', '.join(known)}")
+
+    measurements: list[Measurement] = field(default_factory=list)
+    features: dict[tuple[str, str], Float32[np.ndarray, "d"]] = field(default_factory=dict)
+    peak_mb: int = 0
+
+
+class Ledger:
+    """The folder of a run: settings, a line for each photo that is done, pictures to show.
+
+    `settings.json`, `measurements.jsonl`, `features/<photo>.npz` and `photos/<method>/<photo>.png`.
+    """
+
+    def __init__(self, folder: Path, plan: Plan, weights: Mapping[str, str]) -> None:
+        self.folder = folder
+        self._lines = folder / "measurements.jsonl"
+        self._settle(plan, weights)
+
+    def _settle(self, plan: Plan, weights: Mapping[str, str]) -> None:
+        """Write the settings, or refuse a folder that has others."""
+        path = self.folder / "settings.json"
+        wanted: dict[str, Any] = json.loads(json.dumps(plan.decisive()))
+        stored = self._stored(path)
+        if stored is not None:
+            known: dict[str, str] = stored.pop("weights", {})
+            differing = [name for name in wanted if stored.get(name) != wanted[name]]
+            differing += [
+                f"weights of {name}" for name in weights if known.get(name, weights[name]) != weights[name]
+            ]
+            if differing:
+                raise UsageError(
+                    f"{self.folder} was measured with another {differing[0]}",
+                    hint="name another --output, or the same settings",
+                )
+            weights = {**known, **weights}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write_whole(path, json.dumps({**wanted, "weights": dict(weights)}, indent=1) + "\n")
+
+    def _stored(self, path: Path) -> dict[str, Any] | None:
         try:
-            functions[name] = known[name]()
-        except DataError as error:
-            left_out.append(f"no {name}: {error}")
-    return functions, left_out
+            return cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            if self._lines.exists():
+                raise UsageError(
+                    f"{self._lines} without settings.json", hint="name another --output"
+                ) from None
+            return None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: cannot be read ({error})", hint="name another --output") from error
+
+    def read(self, cases: Sequence[Case]) -> Findings:
+        """What was found of these cases in earlier runs; photos that have changed since do not count."""
+        stamps = {case.name: data_sha256([case]) for case in cases}
+        findings = Findings()
+        for line in self._whole_lines():
+            stamp = line.pop("data_sha256")
+            if stamps.get(line["photo"]) == stamp:
+                line["before"], line["after"] = _numbers(line["before"]), _numbers(line["after"])
+                findings.measurements.append(Measurement(**line))
+        for photo in {one.photo for one in findings.measurements}:
+            path = self.folder / "features" / f"{_file_name(photo)}.npz"
+            if path.is_file():
+                with np.load(path) as stored:
+                    findings.features |= {(name, photo): stored[name] for name in stored.files}
+        return findings
+
+    def _whole_lines(self) -> Iterator[dict[str, Any]]:
+        if not self._lines.exists():
+            return
+        text = self._lines.read_text(encoding="utf-8")
+        if text and not text.endswith("\n"):  # a kill may have cut the last line
+            text = text[: text.rfind("\n") + 1]
+            _write_whole(self._lines, text)
+        for line in text.splitlines():
+            yield json.loads(line)
+
+    def write(self, case: Case, done: Measured) -> None:
+        """One photo is done: its features, then its lines, at once on disk."""
+        if done.features:
+            path = self.folder / "features" / f"{_file_name(case.name)}.npz"
+            path.parent.mkdir(exist_ok=True)
+            known: dict[str, Any] = {}
+            if path.is_file():
+                with np.load(path) as stored:
+                    known = {name: stored[name] for name in stored.files}
+            np.savez(path, allow_pickle=False, **{**known, **done.features})
+        stamp = data_sha256([case])
+        lines = [
+            json.dumps(
+                asdict(one) | {"before": _plain(one.before), "after": _plain(one.after), "data_sha256": stamp}
+            )
+            for one in done.measurements
+        ]
+        with self._lines.open("a", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+            file.flush()
+            os.fsync(file.fileno())
 
 
-def pairs(root: Path, *, only: Sequence[str] = (), limit: int | None = None) -> list[Case]:
-    """The cases of the published layout `root/<degradation>/{LQ,GT}/<name>.*`; suffixes may differ.
+def keep_pictures(folder: Path, case: Case, pictures: Mapping[str, Pixels8]) -> None:
+    """Write the pictures of a case to `photos/<input, truth or method>/<photo>.png`."""
+    for name, pixels in pictures.items():
+        path = picture_path(folder, name, case.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.write(image.from_array(pixels), pixels, path, overwrite=True)
 
-    A degraded photo without truth stands in the list and raises when it is read. `limit` is for each
-    degradation. Raises DataError when nothing is found.
+
+def picture_path(folder: Path, picture: str, photo: str) -> Path:
+    """Where a picture of a photo is kept."""
+    return folder / "photos" / _file_name(picture) / f"{_file_name(photo)}.png"
+
+
+def _file_name(name: str) -> str:
+    """A name of photo or method without what means something in a path."""
+    return "".join(
+        letter if letter.isalnum() or letter in "-_." else "_" for letter in name.replace(": ", "-")
+    )
+
+
+def _plain(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON knows no infinity: the PSNR of equal photos is null."""
+    return {name: value if np.isfinite(value) else None for name, value in figures.items()}
+
+
+def _numbers(figures: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: np.inf if value is None else value for name, value in figures.items()}
+
+
+def _write_whole(path: Path, text: str) -> None:
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
+# ---- carrying it out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One case with the methods that have not been measured on it yet."""
+
+    case: Case
+    methods: tuple[str, ...]
+    keep: bool
+
+
+class Run:
+    """A plan being carried out in a folder.
+
+    Args:
+        plan: what to measure.
+        folder: see Ledger.
+        workers: processes; each computes with one thread where there are several.
+        keep: keep the pictures of every photo, and not only of the first of each degradation.
     """
-    folders = sorted(path.parent for path in root.glob("*/LQ") if path.is_dir())
-    if only and (absent := sorted(set(only) - {folder.name for folder in folders})):
-        raise DataError(f"{root}: no folder {absent[0]}/LQ", hint="see --only")
-    cases: list[Case] = []
-    for folder in folders:
-        if only and folder.name not in only:
-            continue
-        truths = {path.stem: path for path in image.find_photos([folder / "GT"])}
-        degraded = image.find_photos([folder / "LQ"])[:limit]
-        cases += [_pair(folder, path, truths.get(path.stem)) for path in degraded]
-    if not cases:
-        raise DataError(
-            f"{root}: no photos in <degradation>/LQ", hint="name the folder that holds rainy/LQ, rainy/GT ..."
+
+    def __init__(self, plan: Plan, folder: Path, *, workers: int = 1, keep: bool = False) -> None:
+        self.plan, self.folder, self.workers, self.is_kept = plan, folder, workers, keep
+        self.cases = plan.cases()
+        self.metrics, self.left_out = plan.load_metrics()
+        self.methods = plan.methods(threads=1 if workers > 1 else 0)
+        self.weights = {method.name: method.weights for method in self.methods}
+        self._ledger = Ledger(folder, plan, self.weights)
+        self._names = [method.name for method in self.methods]
+        self.findings = self._ledger.read(self.cases)
+        self.findings.measurements = [one for one in self.findings.measurements if one.method in self._names]
+        self.shown = first_of_each(self.cases)
+        self.tasks = self._tasks(keep)
+
+    def _tasks(self, keep: bool) -> list[Task]:
+        done = {(one.photo, one.method) for one in self.findings.measurements}
+        shown = {case.name for case in self.shown}
+        tasks: list[Task] = []
+        for case in self.cases:
+            missing = tuple(name for name in self._names if (case.name, name) not in done)
+            if missing:
+                # without a truth the restored photo is all there is
+                kept = keep or case.name in shown or (len(case.files) == 1 and self.plan.photos is None)
+                tasks.append(Task(case=case, methods=missing, keep=kept))
+        return tasks
+
+    def carry_out(self) -> Iterator[tuple[Case, float, DaclipError | None]]:
+        """Measure what is missing; each case as it is done, with its megapixels and its error or None."""
+        for task, outcome, peak_mb in self._outcomes():
+            self.findings.peak_mb = max(self.findings.peak_mb, peak_mb)
+            if isinstance(outcome, DaclipError):
+                yield task.case, 0.0, outcome
+                continue
+            self._ledger.write(task.case, outcome)
+            self.findings.measurements += outcome.measurements
+            self.findings.features |= {(name, task.case.name): row for name, row in outcome.features.items()}
+            height, width, _ = outcome.pictures["input"].shape
+            yield task.case, height * width / 1e6, None
+
+    def _outcomes(self) -> Iterator[tuple[Task, Outcome, int]]:
+        if self.workers == 1 or len(self.tasks) < 2:
+            for task in self.tasks:
+                yield task, _attempt(task, self.methods, self.metrics, self.folder), peak_megabytes()
+            return
+        numbers = {case.name: number for number, case in enumerate(self.cases)}
+        pool = ProcessPoolExecutor(
+            min(self.workers, len(self.tasks)),
+            mp_context=get_context("spawn"),
+            initializer=_prepare,
+            initargs=(self.plan, self.folder),
         )
-    return cases
-
-
-def _pair(folder: Path, degraded: Path, truth: Path | None) -> Case:
-    def read() -> tuple[Photo, Pixels8]:
-        if truth is None:
-            raise DataError(f"no photo {degraded.stem}.* in {folder / 'GT'}", hint="a truth is needed")
-        photo, clean = image.read(degraded), image.read(truth)
-        pixels = clean.crop_8bit(0, 0, clean.height, clean.width)
-        if (photo.height, photo.width) != pixels.shape[:2]:
+        try:
+            given = {
+                pool.submit(_work, numbers[task.case.name], task.methods, task.keep): task
+                for task in self.tasks
+            }
+            for future in as_completed(given):
+                yield given[future], *future.result()
+        except BrokenProcessPool as error:
             raise DataError(
-                f"{photo.width} x {photo.height} pixels, but {truth} has {clean.width} x {clean.height}",
-                hint="compare photos of one size",
-            )
-        return photo, pixels
-
-    files = (degraded,) if truth is None else (degraded, truth)
-    return Case(degradation=folder.name, name=f"{folder.name}/LQ/{degraded.name}", files=files, read=read)
+                "a worker process died",
+                hint="perhaps of lack of memory; what is done is kept, take fewer --workers",
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-def data_sha256(cases: Sequence[Case]) -> str:
-    """A hash that names the data: of degradation, name and size in bytes of every file."""
-    digest = hashlib.sha256()
-    for case in cases:
-        for path in case.files:
-            size = path.stat().st_size if path.is_file() else 0
-            digest.update(f"{case.degradation}/{path.parent.name}/{path.name} {size}\n".encode())
-    return digest.hexdigest()
+def first_of_each(cases: Sequence[Case]) -> list[Case]:
+    """The first case of each degradation."""
+    return list({case.degradation: case for case in reversed(cases)}.values())[::-1]
 
 
-def restorer_method(restorer: Restorer, *, task: Literal["auto", "named"] = "auto") -> Method:
-    """A model as a method. `named` tells it the degradation instead of letting it look."""
-    folder = restorer.folder
-    weights = models.weights_sha256(folder)[:12]
-    if folder.encoder_path != folder.path:
-        encoder = models.find(folder.encoder_path)
-        weights += f" with encoder {models.weights_sha256(encoder)[:12]}"
+def _attempt(task: Task, methods: Sequence[Method], metrics: Metrics, folder: Path) -> Outcome:
+    outcome = attempt(task.case, [method for method in methods if method.name in task.methods], metrics)
+    if task.keep and isinstance(outcome, Measured):
+        keep_pictures(folder, task.case, outcome.pictures)
+    return outcome
 
-    def restore(photo: Photo, degradation: str) -> Answer:
-        named = degradation if task == "named" and degradation != CLEAN else "auto"
-        done = restorer.restore(photo, task=named)
-        found = done.detection
-        return Answer(
-            pixels=_eight_bit(done.pixels),
-            likeliest=None if found is None else found.ranked()[0][0],
-            is_unchanged=done.action == "unchanged",
+
+def peak_megabytes() -> int:
+    """The most memory this process has held, in MB; 0 where the system does not say."""
+    try:
+        from resource import RUSAGE_SELF, getrusage
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if os.uname().sysname == "Darwin" else 1024
+    return getrusage(RUSAGE_SELF).ru_maxrss * unit // 1_000_000
+
+
+# ---- inside a worker process: built once, used for every photo
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bench:
+    cases: list[Case]
+    methods: list[Method]
+    metrics: Metrics
+    folder: Path
+
+
+_bench: list[_Bench] = []
+
+
+def _prepare(plan: Plan, folder: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the run
+    _one_thread()
+    metrics, _ = plan.load_metrics()
+    _bench.append(_Bench(cases=plan.cases(), methods=plan.methods(threads=1), metrics=metrics, folder=folder))
+
+
+def _one_thread() -> None:
+    """One thread for each library that is loaded or may be: the processes share the cores already."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import sys
+
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(1)
+
+
+def _work(number: int, methods: tuple[str, ...], keep: bool) -> tuple[Outcome, int]:
+    bench = _bench[0]
+    task = Task(case=bench.cases[number], methods=methods, keep=keep)
+    outcome = _attempt(task, bench.methods, bench.metrics, bench.folder)
+    if isinstance(outcome, Measured):  # the size is all that is asked of the pictures
+        outcome = Measured(
+            measurements=outcome.measurements,
+            pictures={"input": outcome.pictures["input"]},
+            features=outcome.features,
         )
-
-    return Method(name=folder.name, weights=weights, restore=restore)
-
-
-def _eight_bit(pixels: UInt[np.ndarray, "h w 3"]) -> Pixels8:
-    """Pixels of 8 or 16 bits rounded to 8."""
-    return pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return outcome, peak_megabytes()

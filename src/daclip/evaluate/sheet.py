@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyvips
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 
@@ -21,10 +22,11 @@ class Panel:
     """Pictures of one photo, side by side, each with its words."""
 
     pictures: Sequence[tuple[str, Picture]]
+    title: str = ""
 
 
 def draw(
-    panels: Sequence[Panel], *, columns: int = 2, tile: tuple[int, int] = (240, 360)
+    panels: Sequence[Panel], *, columns: int = 2, tile: tuple[int, int] = (240, 360), zoom: bool = False
 ) -> UInt8[np.ndarray, "h w 3"]:
     """All panels on white, `columns` in a row; each picture scaled to fit the tile, nothing cut off.
 
@@ -32,9 +34,17 @@ def draw(
         panels: equally many pictures each.
         columns: panels beside each other.
         tile: height and width of a picture, in pixels.
+        zoom: under each picture a part of it, enlarged.
     """
+    room = (2 * tile[0], tile[1]) if zoom else tile
     cells = [
-        np.concatenate([_cell(words, pixels, tile) for words, pixels in panel.pictures], axis=1)
+        np.concatenate(
+            [
+                _cell(words, zoomed(panel, number, width=tile[1]) if zoom else pixels, room)
+                for number, (words, pixels) in enumerate(panel.pictures)
+            ],
+            axis=1,
+        )
         for panel in panels
     ]
     height, width = cells[0].shape[:2]
@@ -46,6 +56,53 @@ def draw(
         top, left = row * (height + _GAP), column * (width + 2 * _GAP)
         sheet[top : top + height, left : left + width] = cell
     return sheet[: -_GAP or None, : -2 * _GAP]
+
+
+def zoomed(panel: Panel, number: int, *, width: int = 320) -> Picture:
+    """One picture of a panel, and under it the busiest quarter of its last picture's width, enlarged.
+
+    The same place in all pictures of the panel; a red frame marks it.
+    """
+    pixels = panel.pictures[number][1]
+    top, left, height, side = _busiest(panel.pictures[-1][1])
+    below = _scaled(pixels[top : top + height, left : left + side], width / side, kernel="cubic")
+    framed = pixels.copy()
+    thick = max(2, pixels.shape[1] // 200)
+    frame = np.zeros(pixels.shape[:2], bool)
+    frame[top : top + height, left : left + side] = True
+    frame[top + thick : top + height - thick, left + thick : left + side - thick] = False
+    framed[frame] = (220, 40, 40)
+    above = _scaled(framed, width / pixels.shape[1], kernel="lanczos3")
+    common = min(above.shape[1], below.shape[1])
+    gap = np.full((_GAP, common, 3), _WHITE, np.uint8)
+    return np.concatenate([above[:, :common], gap, below[:, :common]])
+
+
+def _busiest(pixels: Picture) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the part a quarter as wide as the picture with the most detail."""
+    width = max(pixels.shape[1] // 4, 1)
+    height = max(min(width * 3 // 4, pixels.shape[0]), 1)
+    grey = pixels.astype(np.float32).mean(axis=2)
+    rows = range(0, pixels.shape[0] - height + 1, max(height // 2, 1))
+    columns = range(0, pixels.shape[1] - width + 1, max(width // 2, 1))
+    places = [(row, column) for row in rows for column in columns]
+    detail = [_detail(grey[row : row + height, column : column + width]) for row, column in places]
+    top, left = places[int(np.argmax(detail))]
+    return top, left, height, width
+
+
+def _detail(grey: Float32[np.ndarray, "_ _"]) -> float:
+    # the median of the differences: a single hard edge is no detail
+    return float(np.median(np.abs(np.diff(grey, axis=1)))) if grey.shape[1] > 1 else 0.0
+
+
+def _scaled(pixels: Picture, factor: float, *, kernel: str) -> Picture:
+    return np.asarray(_vips(pixels).resize(factor, kernel=kernel).numpy(), np.uint8)
+
+
+def _vips(pixels: Picture) -> Any:
+    data = np.ascontiguousarray(pixels)
+    return pyvips.Image.new_from_memory(data.tobytes(), data.shape[1], data.shape[0], 3, "uchar")
 
 
 def _cell(words: str, pixels: Picture, tile: tuple[int, int]) -> Picture:
@@ -63,9 +120,7 @@ def _cell(words: str, pixels: Picture, tile: tuple[int, int]) -> Picture:
 
 def _fitted(pixels: Picture, height: int, width: int) -> Picture:
     """The whole picture, as large as fits."""
-    data = np.ascontiguousarray(pixels)
-    whole = pyvips.Image.new_from_memory(data.data, data.shape[1], data.shape[0], 3, "uchar")
-    return np.asarray(whole.thumbnail_image(width, height=height).numpy(), np.uint8)
+    return np.asarray(_vips(pixels).thumbnail_image(width, height=height).numpy(), np.uint8)
 
 
 def _written(words: str) -> UInt8[np.ndarray, "h w"]:

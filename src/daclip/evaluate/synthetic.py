@@ -9,7 +9,7 @@ import numpy as np
 from daclip import degradations, image
 from daclip.degradations import Settings
 from daclip.errors import DataError
-from daclip.evaluate.run import Case
+from daclip.evaluate.cases import Case
 from daclip.image import Photo
 from daclip.metrics import Pixels8
 from daclip.vocabulary import CLEAN, DEGRADATIONS

@@ -1,18 +1,25 @@
-"""Measurements as a table: means for each degradation, their unweighted mean, and where they are from."""
+"""Measurements as tables: means for each degradation with intervals, and their unweighted mean."""
 
 import csv
 import io
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean
 
-from daclip.evaluate.run import Measurement
+import numpy as np
+from jaxtyping import Float, Float32
+
+from daclip.errors import UsageError
+from daclip.evaluate.measure import Measurement
+from daclip.metrics import frechet
 from daclip.vocabulary import CLEAN, DEGRADATIONS
 
 AVERAGE, IDENTITY = "average", "identity"
-SCHEMA = "daclip.evaluate/1"
+
+Interval = tuple[float, float]
+FeatureTable = Mapping[tuple[str, str], Float32[np.ndarray, "d"]]
+"""What FID's network sees, by name of the picture (input, truth, a method) and of the photo."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +27,9 @@ class Row:
     """Means of one method over the photos of one degradation; None where there is nothing to say.
 
     Args:
+        scored: how many of the photos have a truth.
         before, after: figures by metric, of the input and of the output.
+        intervals: 95 % of the means of `after`, and of `gain`, over resampled photos lie in them.
         gain: dB of PSNR won over the input.
         named: share of photos whose likeliest word is the degradation.
         left_alone: share of photos that came back unchanged.
@@ -29,9 +38,12 @@ class Row:
 
     method: str
     degradation: str
+    protocol: str
     photos: int
+    scored: int
     before: Mapping[str, float | None]
     after: Mapping[str, float | None]
+    intervals: Mapping[str, Interval | None]
     gain: float | None
     named: float | None
     left_alone: float
@@ -56,43 +68,76 @@ class Caption:
         weights = "; ".join(f"{method} weights {sha}" for method, sha in self.weights.items())
         return [
             f"protocol {self.protocol}, 8 bits; data {self.data} (sha256 {self.data_sha256[:12]}); {weights}",
-            f"daclip {self.version}; {self.seconds:.0f} s in all, peak {self.peak_mb} MB",
+            f"95 % intervals: bootstrap over photos; daclip {self.version}; {self.seconds:.0f} s in all, "
+            f"peak {self.peak_mb} MB",
             f"made by: {self.command}",
         ]
 
 
-def summarise(measurements: Sequence[Measurement]) -> list[Row]:
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Cells as people read them; `strong` are the lines to stand out, `words` the columns that hold text."""
+
+    head: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    strong: frozenset[int] = frozenset()
+    words: int = 2
+    notes: tuple[str, ...] = ()
+    title: str = ""
+
+
+# ---- means
+
+
+def summarise(measurements: Sequence[Measurement], features: FeatureTable | None = None) -> list[Row]:
     """A row for each method and degradation, then the method's average; the identity's average at the end.
 
     The average weighs degradations alike, however many photos they have (PAPER 2.6), and leaves out "clean".
     A photo equal to its truth has no PSNR and is left out of that mean: for "clean", PSNR tells of the photos
-    that were altered.
+    that were altered. Raises UsageError for measurements of two protocols.
     """
+    protocols = sorted({one.protocol for one in measurements})
+    if len(protocols) > 1:
+        raise UsageError(
+            f"figures of the protocols {' and '.join(protocols)} in one table", hint="measure all with one"
+        )
     rows: list[Row] = []
     for method in dict.fromkeys(one.method for one in measurements):
         own = [one for one in measurements if one.method == method]
-        named = sorted({one.degradation for one in own}, key=_order)
-        parts = [_row(method, name, [one for one in own if one.degradation == name]) for name in named]
-        rows += [*parts, *_average(method, parts)]
-    averages = [row for row in rows if row.degradation == AVERAGE]
-    return [*rows, *(_identity(row) for row in averages[:1])]
+        named = sorted({one.degradation for one in own}, key=order)
+        groups = [[one for one in own if one.degradation == name] for name in named]
+        parts = [_row(group, features or {}) for group in groups]
+        rows += [*parts, *_average(parts, groups)]
+    averages = [row for row in rows if row.degradation == AVERAGE and row.after]
+    has_identity = any(row.method == IDENTITY for row in rows)
+    return [*rows, *(_identity(row) for row in averages[:1] if not has_identity)]
 
 
-def _order(name: str) -> tuple[int, str]:
+def order(name: str) -> tuple[int, str]:
+    """Sorts degradations as the paper does, then "clean", then others."""
     known = (*DEGRADATIONS, CLEAN)
     return (known.index(name) if name in known else len(known), name)
 
 
-def _row(method: str, degradation: str, own: Sequence[Measurement]) -> Row:
-    before = {metric: _mean(one.before[metric] for one in own) for metric in own[0].before}
-    after = {metric: _mean(one.after[metric] for one in own) for metric in own[0].after}
-    answered = [float(one.likeliest == degradation) for one in own if one.likeliest is not None]
+def _row(own: Sequence[Measurement], features: FeatureTable) -> Row:
+    scored = [one for one in own if one.after]
+    metrics = list(scored[0].after) if scored else []
+    before = {metric: _mean(one.before[metric] for one in scored) for metric in metrics}
+    after = {metric: _mean(one.after[metric] for one in scored) for metric in metrics}
+    answered = [float(one.likeliest == one.degradation) for one in own if one.likeliest is not None]
+    gains = _gains(scored)
+    intervals = {metric: bootstrap([_finite(one.after[metric] for one in scored)]) for metric in metrics}
+    if (fid := _fid(own[0].method, own, features)) is not None:
+        before["fid"], after["fid"] = _fid("input", own, features), fid
     return Row(
-        method=method,
-        degradation=degradation,
+        method=own[0].method,
+        degradation=own[0].degradation,
+        protocol=own[0].protocol,
         photos=len(own),
+        scored=len(scored),
         before=before,
         after=after,
+        intervals=intervals | ({"gain": bootstrap([gains])} if gains else {}),
         gain=_gain(before, after),
         named=_mean(answered),
         left_alone=fmean(one.is_unchanged for one in own),
@@ -100,19 +145,30 @@ def _row(method: str, degradation: str, own: Sequence[Measurement]) -> Row:
     )
 
 
-def _average(method: str, parts: Sequence[Row]) -> list[Row]:
-    rows = [row for row in parts if row.degradation != CLEAN]
-    if not rows:
+def _average(parts: Sequence[Row], groups: Sequence[Sequence[Measurement]]) -> list[Row]:
+    chosen = [(row, group) for row, group in zip(parts, groups, strict=True) if row.degradation != CLEAN]
+    if not chosen:
         return []
-    before = {metric: _mean(row.before[metric] for row in rows) for metric in rows[0].before}
-    after = {metric: _mean(row.after[metric] for row in rows) for metric in rows[0].after}
+    rows, groups = [row for row, _ in chosen], [group for _, group in chosen]
+    metrics = dict.fromkeys(metric for row in rows for metric in row.after)
+    before = {metric: _mean(row.before.get(metric) for row in rows) for metric in metrics}
+    after = {metric: _mean(row.after.get(metric) for row in rows) for metric in metrics}
+    intervals = {
+        metric: bootstrap([_finite(one.after[metric] for one in group if one.after) for group in groups])
+        for metric in metrics
+        if metric != "fid"
+    }
+    gains = [_gains([one for one in group if one.after]) for group in groups]
     return [
         Row(
-            method=method,
+            method=rows[0].method,
             degradation=AVERAGE,
+            protocol=rows[0].protocol,
             photos=sum(row.photos for row in rows),
+            scored=sum(row.scored for row in rows),
             before=before,
             after=after,
+            intervals=intervals | ({"gain": bootstrap(gains)} if any(gains) else {}),
             gain=_gain(before, after),
             named=_mean(row.named for row in rows),
             left_alone=fmean(row.left_alone for row in rows),
@@ -126,9 +182,12 @@ def _identity(average: Row) -> Row:
     return Row(
         method=IDENTITY,
         degradation=AVERAGE,
+        protocol=average.protocol,
         photos=average.photos,
+        scored=average.scored,
         before=average.before,
         after=average.before,
+        intervals={},
         gain=_gain(average.before, average.before),
         named=None,
         left_alone=1.0,
@@ -136,120 +195,226 @@ def _identity(average: Row) -> Row:
     )
 
 
+def _fid(picture: str, own: Sequence[Measurement], features: FeatureTable) -> float | None:
+    photos = [
+        one.photo for one in own if (picture, one.photo) in features and ("truth", one.photo) in features
+    ]
+    if len(photos) < 2:
+        return None
+    made, true = (np.stack([features[name, photo] for photo in photos]) for name in (picture, "truth"))
+    return frechet(made, true)
+
+
 def _gain(before: Mapping[str, float | None], after: Mapping[str, float | None]) -> float | None:
     first, last = before.get("psnr"), after.get("psnr")
     return None if first is None or last is None else last - first
 
 
+def _gains(scored: Sequence[Measurement]) -> list[float]:
+    return _finite(one.after["psnr"] - one.before["psnr"] for one in scored if "psnr" in one.after)
+
+
+def _finite(values: Iterable[float]) -> list[float]:
+    return [value for value in values if math.isfinite(value)]
+
+
 def _mean(values: Iterable[float | None]) -> float | None:
     """Mean of the values that are finite numbers; None without any."""
-    finite = [value for value in values if value is not None and math.isfinite(value)]
+    finite = _finite(value for value in values if value is not None)
     return fmean(finite) if finite else None
 
 
-_DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4}
+def bootstrap(
+    groups: Sequence[Sequence[float]], *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Interval | None:
+    """Percentile interval of the mean of the groups' means, photos drawn again within each group.
+
+    None where no group has two values. A group of one photo is taken as if it were certain.
+
+    >>> low, high = bootstrap([[1.0, 2.0, 3.0]])
+    >>> (low, high)
+    (1.0, 3.0)
+    """
+    known = [np.asarray(group, np.float64) for group in groups if len(group)]
+    if not any(len(group) > 1 for group in known):
+        return None
+    rng = np.random.default_rng(seed)
+    means = np.mean([_resampled(group, resamples, rng) for group in known], axis=0)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
-def _cells(row: Row) -> dict[str, str]:
+def _resampled(
+    values: Float[np.ndarray, "n"], resamples: int, rng: np.random.Generator
+) -> Float[np.ndarray, "r"]:
+    return values[rng.integers(len(values), size=(resamples, len(values)))].mean(axis=1)
+
+
+# ---- cells
+
+
+_DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4, "fid": 2}
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """All rows; a column that would be empty throughout is left out."""
+    metrics = dict.fromkeys(metric for row in rows for metric in row.after)
+    cells = [_cells(row, list(metrics)) for row in rows]
+    head = [name for name in cells[0] if any(line[name] != "-" for line in cells)]
+    return Table(
+        head=tuple(head),
+        lines=tuple(tuple(line[name] for name in head) for line in cells),
+        strong=frozenset(number for number, row in enumerate(rows) if row.degradation == AVERAGE),
+    )
+
+
+def _cells(row: Row, metrics: Sequence[str]) -> dict[str, str]:
     """One row as people read it, by heading."""
     cells = {"method": row.method, "degradation": row.degradation, "photos": str(row.photos)}
-    for metric, value in row.after.items():
-        digits = _DIGITS[metric]
-        cells[f"{metric.upper()} in"] = _number(row.before[metric], digits)
-        cells[metric.upper()] = _number(value, digits)
+    if row.scored != row.photos:
+        cells["photos"] += f" ({row.scored} scored)"
+    for metric in metrics:
+        digits = _DIGITS.get(metric, 4)
+        cells[f"{metric.upper()} in"] = number(row.before.get(metric), digits)
+        cells[metric.upper()] = number(row.after.get(metric), digits)
+        cells[f"{metric.upper()} 95 %"] = _between(row.intervals.get(metric), digits)
         if metric == "psnr":
             cells["gain"] = "-" if row.gain is None else f"{row.gain:+.2f}"
-    cells["named"] = _share(row.named)
-    cells["left alone"] = _share(row.left_alone)
+    cells["named"] = share(row.named)
+    cells["left alone"] = share(row.left_alone)
     cells["s/photo"] = f"{row.seconds:.2f}"
     return cells
 
 
-def _number(value: float | None, digits: int) -> str:
+def number(value: float | None, digits: int) -> str:
+    """A figure, or a dash."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _share(value: float | None) -> str:
+def share(value: float | None) -> str:
+    """A part of all in percent, or a dash."""
     return "-" if value is None else f"{value:.0%}"
 
 
-def text(rows: Sequence[Row], caption: Caption, _: Sequence[Measurement]) -> str:
+def _between(interval: Interval | None, digits: int) -> str:
+    return "-" if interval is None else f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
+
+
+# ---- layouts
+
+
+def text(given: Table, caption: Sequence[str]) -> str:
     """Columns under each other, for a terminal."""
-    lines = [list(_cells(rows[0])), *(list(_cells(row).values()) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    lines = [given.head, *given.lines]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(given.head))]
     aligned = [
         "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
+            cell.ljust(width) if column < given.words else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     ]
-    return "\n".join([*caption.lines(), "", *aligned])
+    return "\n".join([*caption, *given.notes, "", *([given.title, ""] if given.title else []), *aligned])
 
 
-def markdown(rows: Sequence[Row], caption: Caption, _: Sequence[Measurement]) -> str:
-    """A table for a document, averages in bold, the caption under it."""
-    head = list(_cells(rows[0]))
-    lines = [_piped(head), _piped(["---", "---", *["---:"] * (len(head) - 2)])]
-    for row in rows:
-        cells = list(_cells(row).values())
-        lines.append(_piped([f"**{cell}**" for cell in cells] if row.degradation == AVERAGE else cells))
-    *facts, command = caption.lines()
-    return "\n".join([*lines, "", ". ".join(facts) + ".", "", f"`{command.removeprefix('made by: ')}`"])
+def markdown(given: Table, caption: Sequence[str]) -> str:
+    """A table for a document, its strong lines in bold, the caption under it."""
+    lines = [_piped(given.head), _piped(["---"] * given.words + ["---:"] * (len(given.head) - given.words))]
+    for position, line in enumerate(given.lines):
+        lines.append(_piped([f"**{cell}**" for cell in line] if position in given.strong else line))
+    if not caption:
+        return "\n".join(lines)
+    *facts, command = caption
+    told = ". ".join([*facts, *given.notes]) + "."
+    return "\n".join([*lines, "", told, "", f"`{command.removeprefix('made by: ')}`"])
 
 
 def _piped(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
-def comma_separated(rows: Sequence[Row], caption: Caption, _: Sequence[Measurement]) -> str:
-    """CSV in full precision; every line carries protocol, data, weights and command."""
+def latex(given: Table, caption: Sequence[str]) -> str:
+    """A table for a paper, for the package booktabs; the caption under it and as comments."""
+    columns = "l" * given.words + "r" * (len(given.head) - given.words)
+    lines = [f"% {line}" for line in caption]
+    lines += [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+    lines += [_joined(given.head), r"\midrule"]
+    for position, line in enumerate(given.lines):
+        cells = [_escaped(cell) for cell in line]
+        lines.append(
+            " & ".join(rf"\textbf{{{cell}}}" for cell in cells) + r" \\"
+            if position in given.strong
+            else _joined(line)
+        )
+    told = ". ".join(
+        _escaped(line) for line in (*([given.title] if given.title else []), *given.notes, *caption[:1])
+    )
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", rf"\caption{{{told}.}}", r"\end{table}"])
+
+
+def _joined(cells: Sequence[str]) -> str:
+    return " & ".join(_escaped(cell) for cell in cells) + r" \\"
+
+
+_LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
+    "~": r"\~{}",
+    "^": r"\^{}",
+    "\\": r"\textbackslash{}",
+}
+
+
+def _escaped(cell: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in cell)
+
+
+def comma_separated(given: Table, caption: Sequence[str]) -> str:
+    """CSV of the cells; the last column repeats where they are from."""
     file = io.StringIO()
-    lines = [_flat(row, caption) for row in rows]
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*given.head, "where from"])
+    writer.writerows([*line, "; ".join([*caption, *given.notes])] for line in given.lines)
+    return file.getvalue().rstrip("\n")
+
+
+LAYOUTS: dict[str, Callable[[Table, Sequence[str]], str]] = {
+    "text": text,
+    "markdown": markdown,
+    "latex": latex,
+    "csv": comma_separated,
+}
+
+
+def exact_rows(rows: Sequence[Row], caption: Caption) -> str:
+    """CSV of rows in full precision; every line carries protocol, data, weights, command and cost."""
+    file = io.StringIO()
+    metrics = list(dict.fromkeys(metric for row in rows for metric in row.after))
+    lines = [_flat(row, caption, metrics) for row in rows]
     writer = csv.DictWriter(file, fieldnames=list(lines[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return file.getvalue().rstrip("\n")
 
 
-def _flat(row: Row, caption: Caption) -> dict[str, object]:
+def _flat(row: Row, caption: Caption, metrics: Sequence[str]) -> dict[str, object]:
     line: dict[str, object] = {
         "method": row.method,
         "degradation": row.degradation,
         "photos": row.photos,
+        "scored": row.scored,
     }
-    for metric, value in row.after.items():
-        line |= {f"{metric}_in": row.before[metric], metric: value}
-    line |= {"gain": row.gain, "named": row.named, "left_alone": row.left_alone, "seconds": row.seconds}
+    for metric in metrics:
+        low, high = row.intervals.get(metric) or (None, None)
+        line |= {f"{metric}_in": row.before.get(metric), metric: row.after.get(metric)}
+        line |= {f"{metric}_low": low, f"{metric}_high": high}
+    low, high = row.intervals.get("gain") or (None, None)
+    line |= {"gain": row.gain, "gain_low": low, "gain_high": high}
+    line |= {"named": row.named, "left_alone": row.left_alone, "seconds": row.seconds}
     return line | {
-        "protocol": caption.protocol,
+        "protocol": row.protocol,
         "data": caption.data,
         "data_sha256": caption.data_sha256,
         "weights": caption.weights.get(row.method),
         "command": caption.command,
+        "seconds_in_all": caption.seconds,
+        "peak_mb": caption.peak_mb,
     }
-
-
-def as_json(rows: Sequence[Row], caption: Caption, measurements: Sequence[Measurement]) -> str:
-    """Everything, photo by photo too; a PSNR of a photo equal to its truth is null."""
-    document = {
-        "schema": SCHEMA,
-        **asdict(caption),
-        "rows": [asdict(row) for row in rows],
-        "measurements": [
-            asdict(one) | {"before": _finite(one.before), "after": _finite(one.after)} for one in measurements
-        ],
-    }
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-
-
-def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
-
-
-FORMATS: dict[str, Callable[[Sequence[Row], Caption, Sequence[Measurement]], str]] = {
-    "text": text,
-    "markdown": markdown,
-    "csv": comma_separated,
-    "json": as_json,
-}

@@ -1,0 +1,98 @@
+"""Photos to measure on: degraded ones with their truth, or without any."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from daclip import image
+from daclip.errors import DataError
+from daclip.image import Photo
+from daclip.metrics import Pixels8
+
+UNKNOWN = "unknown"
+"""The degradation of photos of which nobody says what is wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One degraded photo and its truth, read when they are needed.
+
+    Args:
+        degradation: what is wrong with it, by the name of its folder; "clean" for nothing.
+        name: of the photo, for messages; no two cases share one.
+        files: what it is read from, for the hash of the data.
+        read: the degraded photo and the pixels of the clean one, of the same size, None where there is
+            none; raises PhotoError or DataError.
+    """
+
+    degradation: str
+    name: str
+    files: tuple[Path, ...]
+    read: Callable[[], tuple[Photo, Pixels8 | None]]
+
+
+def pairs(root: Path, *, only: Sequence[str] = (), limit: int | None = None) -> list[Case]:
+    """The cases of the published layout `root/<degradation>/{LQ,GT}/<name>.*`; suffixes may differ.
+
+    Without a folder GT, and for photos that lie in `root` itself, there is no truth: such photos are restored
+    and not scored. A photo that lacks its own truth beside others raises when it is read. `limit` is for each
+    degradation. Raises DataError when nothing is found.
+    """
+    folders = sorted(path.parent for path in root.glob("*/LQ") if path.is_dir())
+    if only and (absent := sorted(set(only) - {folder.name for folder in folders})):
+        raise DataError(f"{root}: no folder {absent[0]}/LQ", hint="see --only")
+    cases: list[Case] = []
+    for folder in folders:
+        if only and folder.name not in only:
+            continue
+        truths = {path.stem: path for path in _in_folder(folder / "GT")}
+        degraded = image.find_photos([folder / "LQ"])[:limit]
+        has_truths = (folder / "GT").is_dir()
+        cases += [
+            _pair(folder, path, truths.get(path.stem)) if has_truths else _single(folder.name, path)
+            for path in degraded
+        ]
+    if not folders and root.is_dir():
+        cases = [_single(UNKNOWN, path) for path in image.find_photos([root])[:limit]]
+    if not cases:
+        raise DataError(
+            f"{root}: no photos in <degradation>/LQ", hint="name the folder that holds rainy/LQ, rainy/GT ..."
+        )
+    return cases
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    return image.find_photos([folder]) if folder.is_dir() else []
+
+
+def _pair(folder: Path, degraded: Path, truth: Path | None) -> Case:
+    def read() -> tuple[Photo, Pixels8]:
+        if truth is None:
+            raise DataError(f"no photo {degraded.stem}.* in {folder / 'GT'}", hint="a truth is needed")
+        photo, clean = image.read(degraded), image.read(truth)
+        pixels = clean.crop_8bit(0, 0, clean.height, clean.width)
+        if (photo.height, photo.width) != pixels.shape[:2]:
+            raise DataError(
+                f"{photo.width} x {photo.height} pixels, but {truth} has {clean.width} x {clean.height}",
+                hint="compare photos of one size",
+            )
+        return photo, pixels
+
+    files = (degraded,) if truth is None else (degraded, truth)
+    return Case(degradation=folder.name, name=f"{folder.name}/LQ/{degraded.name}", files=files, read=read)
+
+
+def _single(degradation: str, path: Path) -> Case:
+    name = f"{degradation}/{path.name}"
+    return Case(degradation=degradation, name=name, files=(path,), read=lambda: (image.read(path), None))
+
+
+def data_sha256(cases: Sequence[Case]) -> str:
+    """A hash that names the data: of degradation, name and size in bytes of every file."""
+    digest = hashlib.sha256()
+    for case in cases:
+        for path in case.files:
+            size = path.stat().st_size if path.is_file() else 0
+            digest.update(f"{case.degradation}/{path.parent.name}/{path.name} {size}\n".encode())
+    return digest.hexdigest()

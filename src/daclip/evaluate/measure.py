@@ -1,0 +1,156 @@
+"""One photo, measured: every method's figures against the truth, its words, its seconds."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from daclip import metrics
+from daclip.errors import DaclipError, DataError, PhotoError, UsageError
+from daclip.evaluate.cases import Case
+from daclip.evaluate.peers import Method
+from daclip.metrics import PROTOCOLS, Features, Metric, Pixels8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """What is measured: the name of the protocol, a function for each metric, and FID's features or None."""
+
+    protocol: str
+    functions: Mapping[str, Metric]
+    features: Features | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One method on one photo: figures by metric of the input and of the output, against the clean photo.
+
+    Args:
+        protocol: under which the figures were taken; empty figures where the photo has no truth.
+        probabilities: of the words, None where the method says nothing.
+    """
+
+    method: str
+    degradation: str
+    photo: str
+    protocol: str
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    probabilities: Mapping[str, float] | None = None
+    is_unchanged: bool
+    seconds: float
+
+    @property
+    def likeliest(self) -> str | None:
+        """The likeliest word, None where the method says nothing."""
+        return max(self.probabilities, key=self.probabilities.__getitem__) if self.probabilities else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One case with everything that was measured.
+
+    Args:
+        pictures: input, the methods by name, and truth where there is one.
+        features: what FID's network sees in each of the pictures; empty without FID.
+    """
+
+    measurements: list[Measurement]
+    pictures: Mapping[str, Pixels8]
+    features: Mapping[str, Float32[np.ndarray, "d"]] = field(default_factory=dict)
+
+
+Outcome = Measured | DaclipError
+
+
+def evaluate(
+    cases: Sequence[Case], methods: Sequence[Method], metrics: Metrics
+) -> Iterator[tuple[Case, Outcome]]:
+    """Each case with what was measured of it, or with the error that kept it from that."""
+    for case in cases:
+        yield case, attempt(case, methods, metrics)
+
+
+def attempt(case: Case, methods: Sequence[Method], metrics: Metrics) -> Outcome:
+    """What was measured of one case, or the error that kept it from that."""
+    try:
+        return measure(case, methods, metrics)
+    except (PhotoError, DataError) as error:
+        return error
+
+
+def measure(case: Case, methods: Sequence[Method], metrics: Metrics) -> Measured:
+    """All methods on one case. Raises PhotoError or DataError."""
+    photo, clean = case.read()
+    degraded = photo.crop_8bit(0, 0, photo.height, photo.width)
+    before = {} if clean is None else scores(degraded, clean, metrics.functions)
+    pictures = {"input": degraded} if clean is None else {"input": degraded, "truth": clean}
+    measured: list[Measurement] = []
+    for method in methods:
+        start = time.perf_counter()
+        answer = method.restore(photo, case.degradation)
+        seconds = time.perf_counter() - start
+        pictures[method.name] = answer.pixels
+        measured.append(
+            Measurement(
+                method=method.name,
+                degradation=case.degradation,
+                photo=case.name,
+                protocol=metrics.protocol,
+                before=before,
+                after={} if clean is None else scores(answer.pixels, clean, metrics.functions),
+                probabilities=answer.probabilities,
+                is_unchanged=answer.is_unchanged,
+                seconds=seconds,
+            )
+        )
+    see = metrics.features if clean is not None else None
+    features = {} if see is None else {name: see(pixels) for name, pixels in pictures.items()}
+    return Measured(measurements=measured, pictures=pictures, features=features)
+
+
+def scores(
+    restored: UInt8[np.ndarray, "_ _ 3"], clean: Pixels8, functions: Mapping[str, Metric]
+) -> dict[str, float]:
+    """The figures of one photo by metric. Raises DataError when the two differ in size."""
+    if restored.shape != clean.shape:
+        (height, width), (own_height, own_width) = clean.shape[:2], restored.shape[:2]
+        raise DataError(
+            f"{own_width} x {own_height} pixels, but its clean photo has {width} x {height}",
+            hint="compare photos of one size",
+        )
+    return {name: function(restored, clean) for name, function in functions.items()}
+
+
+def load_metrics(
+    names: Sequence[str], *, protocol: str = "rgb", weights: Path | None = None
+) -> tuple[Metrics, list[str]]:
+    """The metrics asked for, and a line for each that had to be left out for lack of weights.
+
+    Raises UsageError for an unknown metric or protocol.
+    """
+    if protocol not in PROTOCOLS:
+        raise UsageError(f'unknown protocol "{protocol}"', hint=f"known: {', '.join(PROTOCOLS)}")
+    known: dict[str, Callable[[], Metric]] = {
+        "psnr": lambda: partial(metrics.psnr, protocol=PROTOCOLS[protocol]),
+        "ssim": lambda: partial(metrics.ssim, protocol=PROTOCOLS[protocol]),
+        "lpips": lambda: metrics.load_lpips(weights),
+    }
+    functions: dict[str, Metric] = {}
+    features: Features | None = None
+    left_out: list[str] = []
+    for name in names:
+        if name not in (*known, "fid"):
+            raise UsageError(f'unknown metric "{name}"', hint=f"known: {', '.join(known)}, fid")
+        try:
+            if name == "fid":
+                features = metrics.load_inception(weights)
+            else:
+                functions[name] = known[name]()
+        except DaclipError as error:
+            left_out.append(f"no {name}: {error}")
+    return Metrics(protocol=protocol, functions=functions, features=features), left_out
