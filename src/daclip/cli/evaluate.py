@@ -14,6 +14,8 @@ from daclip.cli.terminal import Terminal, options
 from daclip.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from daclip.evaluate import Caption, Panel, Plan, Run
 
 PAPER_TABLES = ("unified", "rain100h", "lol", "gopro", "reside6k")
@@ -256,7 +258,7 @@ def _caption(run: "Run", seconds: float) -> "Caption":
         data=_data_line(run.plan),
         data_sha256=evaluate.data_sha256(run.cases),
         weights=run.weights,
-        command=_given(),
+        command=shlex.join(given("evaluate", leave_out=_TELLING)),
         version=_version(),
         seconds=round(seconds, 1),
         peak_mb=max(run.findings.peak_mb, peak_megabytes()),
@@ -270,24 +272,26 @@ def _data_line(plan: "Plan") -> str:
     return f"{plan.photos}, degraded on the fly ({how}, seed {plan.seed})"
 
 
-def _given() -> str:
-    """The command line that gives the same table again; what came by variable is written out as a flag."""
+def given(name: str, *, leave_out: "Sequence[str]") -> list[str]:
+    """The words that give the same again; what came by variable is written out as a flag."""
     context = click.get_current_context()
-    words = ["daclip", "evaluate"]
+    words = ["daclip", name]
     for parameter in context.command.params:
-        name = parameter.name or ""
-        if name in _SPEECH or context.get_parameter_source(name) is ParameterSource.DEFAULT:
+        key = parameter.name or ""
+        if key in (*leave_out, *_SPEECH) or context.get_parameter_source(key) is ParameterSource.DEFAULT:
             continue
-        value: Any = context.params[name]
+        value: Any = context.params[key]
+        flag = [] if isinstance(parameter, click.Argument) else [parameter.opts[0]]
         if isinstance(value, bool):
-            words += [parameter.opts[0]] * value
+            words += flag * value
             continue
-        for each in value if parameter.multiple else [value]:
-            words += [parameter.opts[0], str(each)]
-    return shlex.join(words)
+        for each in value if parameter.multiple or parameter.nargs == -1 else [value]:
+            words += [*flag, str(each)]
+    return words
 
 
-_SPEECH = ("quiet", "verbose", "color", "layout", "sheet", "plots", "output", "keep", "workers")
+_SPEECH = ("quiet", "verbose", "color")
+_TELLING = ("layout", "sheet", "plots", "output", "keep", "workers")
 """Flags that change how a table is told or made, and not what it says."""
 
 

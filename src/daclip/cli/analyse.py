@@ -1,0 +1,130 @@
+"""`daclip analyse`: why it works, as the paper's discussion asks."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from daclip.cli.evaluate import given
+from daclip.cli.terminal import Terminal, options
+from daclip.errors import UsageError
+
+if TYPE_CHECKING:
+    from daclip.evaluate.analysis import Study
+
+HELP = """Study a model, and training runs RUN..., as the paper's discussion does; print a page in Markdown.
+
+With --output the page is written to a file, and its figures to a folder of its name beside it.
+
+\b
+daclip analyse --photos photos/ --limit 4 --output analysis.md
+daclip analyse --photos photos/ --studies contexts,words
+daclip analyse runs/compact runs/compact-controller --output curves.md
+daclip analyse --captions captions.csv --backbone runs/compact-backbone/model
+"""
+
+STUDIES = ("contexts", "words", "embeddings", "retrieval", "severities", "mixtures", "samplers", "curves")
+
+
+@click.command(name="analyse", short_help="Show what contexts, words and samplers are worth.", help=HELP)
+@click.argument("runs", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--model", default="compact", show_default=True, help="Name, folder or hub id.")
+@click.option("--photos", type=click.Path(path_type=Path), help="Clean photos, degraded on the fly.")
+@click.option(
+    "--captions", type=click.Path(path_type=Path), help="CSV with the columns file, split, caption1, ..."
+)
+@click.option("--backbone", help="Model with the text tower for --captions, if --model has none.")
+@click.option("--studies", metavar="NAMES", help=f"Of {', '.join(STUDIES)}  [default: all that can be done]")
+@click.option(
+    "--limit", type=click.IntRange(1), default=8, show_default=True, help="Photos of each degradation."
+)
+@click.option("--severity", type=click.FloatRange(0, 1), default=0.7, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), help="Markdown file; its figures go beside it.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option(
+    "--engine", type=click.Choice(["auto", "onnx", "openvino", "torch"]), default="auto", help="Who computes."
+)
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto")
+@options
+def command(
+    runs: tuple[Path, ...],
+    model: str,
+    photos: Path | None,
+    captions: Path | None,
+    backbone: str | None,
+    studies: str | None,
+    limit: int,
+    severity: float,
+    seed: int,
+    output: Path | None,
+    device: str,
+    engine: str,
+    precision: str,
+    quiet: bool,
+    verbose: int,
+    color: str,
+) -> int:
+    """What HELP says; here are only words: the subject, the studies, the page."""
+    terminal = Terminal(quiet=quiet, verbosity=verbose, color=color)
+    if not (runs or photos or captions):
+        raise UsageError("nothing to study", hint="name --photos, --captions or folders of training runs")
+    asked = None if studies is None else [name.strip() for name in studies.split(",") if name.strip()]
+    if unknown := sorted(set(asked or ()) - set(STUDIES)):
+        raise UsageError(f'no study "{unknown[0]}"', hint=f"known: {', '.join(STUDIES)}")
+    from daclip.evaluate import analysis
+
+    subject = analysis.Subject(
+        model=model,
+        photos=photos,
+        limit=limit,
+        severity=severity,
+        seed=seed,
+        captions=captions,
+        backbone=backbone,
+        runs=runs,
+        device=device,
+        engine=engine,
+        precision=precision,
+        on_progress=lambda study, photo: terminal.detail(f"{study}: {photo}"),
+    )
+    said = [*given("analyse", leave_out=("studies", "output"))]
+    sections: list[str] = []
+    for name in analysis.possible(subject) if asked is None else asked:
+        terminal.detail(f"study {name}")
+        found = analysis.STUDIES[name](subject)
+        line = shlex.join([*said, "--studies", name])
+        sections.append(_section(found, line, None if output is None else output.with_suffix("")))
+    if not sections:
+        raise UsageError("nothing to study", hint="these studies need --photos")
+    page = "\n\n".join(sections)
+    if output is None:
+        terminal.result(page)
+    else:
+        _write(output, page)
+        terminal.result(str(output))
+    return 0
+
+
+def _section(study: "Study", line: str, folder: Path | None) -> str:
+    """A study as Markdown; its figures are written where there is a folder for them."""
+    from daclip.evaluate import plots, tables
+
+    parts = [f"## {study.title}", study.words, f"`{line}`"]
+    for table in study.tables:
+        parts += [table.title] if table.title else []
+        parts.append(tables.markdown(table, ()))
+        parts += [". ".join(table.notes) + "."] if table.notes else []
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, figure in study.figures.items():
+            path = plots.write(figure, folder / f"{name}.svg")
+            parts.append(f"![{name}]({folder.name}/{path.name})")
+    return "\n\n".join(parts)
+
+
+def _write(path: Path, page: str) -> None:
+    """The sections into the file, under what stood above its first section."""
+    kept = path.read_text(encoding="utf-8").partition("\n## ")[0] if path.is_file() else "# Analysis\n"
+    path.write_text(f"{kept.rstrip()}\n\n{page}\n", encoding="utf-8")
