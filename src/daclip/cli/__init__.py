@@ -20,9 +20,12 @@ COMMANDS = {
     "models": "List, describe and convert models.",
     "doctor": "Show what is installed and whether it works.",
     "degrade": "Make photos worse, to test or to train.",
+    "data": "Check, make and pack data sets to train on.",
+    "caption": "Describe clean photos in words, for training.",
     "train": "Train a model.",
     "export": "Write the graphs that run a model without torch.",
     "evaluate": "Measure models on photos whose clean version is known.",
+    "analyse": "Show what contexts, words and samplers are worth.",
     "score": "Measure results against clean photos.",
 }
 """Every command and its line of help; `daclip X` is `command` in the file X.py beside this one."""

@@ -116,6 +116,13 @@ class Progress:
         self.hide()
         self._rich = None
 
+    def count(self, done: int, total: int) -> None:
+        """So many of so many are done, all of one size: for jobs that know their number after the start."""
+        with self._lock:
+            self._photos = total
+            self._finished, self._finished_megapixels = done, float(done)
+            self._tell()
+
     def update(self, photo: object, megapixels: float, fraction: float) -> None:
         """A photo has come so far."""
         with self._lock:

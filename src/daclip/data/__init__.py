@@ -18,12 +18,23 @@ from daclip.data.files import (
     split,
 )
 from daclip.data.open import open_data
-from daclip.data.pairs import Pair, Pairs, in_order, matched, published_layout, split_folders, word_folders
+from daclip.data.pairs import (
+    PAPER_COUNTS,
+    Pair,
+    Pairs,
+    in_order,
+    match,
+    matched,
+    published_layout,
+    split_folders,
+    word_folders,
+)
 from daclip.data.sample import DataSet, Sample
 from daclip.data.shards import find_shards
 from daclip.data.titles import Title, read_titles, split_title
 
 __all__ = [
+    "PAPER_COUNTS",
     "PHOTO_SUFFIXES",
     "CleanPhotos",
     "DataSet",
@@ -40,6 +51,7 @@ __all__ = [
     "is_held_out",
     "is_photo_name",
     "list_photos",
+    "match",
     "matched",
     "open_data",
     "published_layout",

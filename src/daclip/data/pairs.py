@@ -96,6 +96,15 @@ class Pairs:
         return np.ascontiguousarray(patch.swapaxes(0, 1) if turns[2] else patch)
 
 
+PAPER_COUNTS: dict[Split, dict[str, int]] = {
+    "train": dict(
+        zip(DEGRADATIONS, (2103, 6000, 3550, 485, 3550, 861, 1800, 2680, 1872, 29900), strict=True)
+    ),
+    "val": dict(zip(DEGRADATIONS, (1111, 1000, 29, 15, 68, 58, 100, 408, 601, 100), strict=True)),
+}
+"""Pairs of each word in the paper's data set (DA-CLIP, Table 1)."""
+
+
 def in_order(words: Iterable[str]) -> list[str]:
     """Words in the paper's order, then all others by name."""
     given = set(words)
@@ -147,11 +156,15 @@ def _of_words(folder: Path) -> list[Pair]:
 
 
 def matched(folder: Path) -> list[tuple[Path, Path]]:
-    """The (degraded, clean) files of `folder/{LQ,GT}`: by name, or by the numbers in their names.
+    """The (degraded, clean) files of `folder/{LQ,GT}`, see `match`."""
+    return match(list_photos(folder / "LQ"), list_photos(folder / "GT"), source=folder)
+
+
+def match(degraded: Sequence[Path], clean: Sequence[Path], *, source: object) -> list[tuple[Path, Path]]:
+    """Photos and their clean ones: by name, or by the numbers in their names.
 
     Raises DataError where a photo has no partner.
     """
-    degraded, clean = (list_photos(folder / inner) for inner in ("LQ", "GT"))
     by_name = {path.stem: path for path in clean}
     names = {path.stem for path in degraded}
     if alone := sorted(names ^ set(by_name)):
@@ -160,8 +173,8 @@ def matched(folder: Path) -> list[tuple[Path, Path]]:
         if len(degraded) == len(clean) and all(map(_belong, *both)):
             return list(zip(*both, strict=True))
         raise DataError(
-            f"{folder}: {len(alone)} photos are in LQ or GT alone ({alone[0]}, ...)",
-            hint="each photo needs its pair under the same name",
+            f"{source}: {len(alone)} photos have no partner ({alone[0]}, ...)",
+            hint="each degraded photo needs its clean one under the same name",
         )
     return [(path, by_name[path.stem]) for path in degraded]
 
