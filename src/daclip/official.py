@@ -1,7 +1,7 @@
 """Published files -> our modules: safe reading, architecture from shapes, every key accounted for.
 
-Reads what the training code of DA-CLIP, IR-SDE and Refusion writes, in every wrapper it or its users put
-around the weights. Nothing is unpickled beyond an allow-list.
+Reads what the training code of DA-CLIP, IR-SDE, Refusion, Restormer, AirNet and PromptIR writes, in every
+wrapper it or its users put around the weights. Nothing is unpickled beyond an allow-list.
 """
 
 import _codecs
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from daclip.clip import ClipConfig, DaClip, read_clip_config, vit
 from daclip.errors import ModelError
-from daclip.networks import nafnet_refusion, unet
+from daclip.networks import airnet, nafnet_refusion, promptir, restormer, unet
 
 _LOG = logging.getLogger("daclip")
 
@@ -64,8 +64,9 @@ def load_network(path: str | Path) -> nn.Module:
     """The restorer of a published file, float32, on the CPU, in evaluation mode.
 
     Diffusion networks (universal-ir, wild-ir, IR-SDE, Refusion) are called as
-    `network(x, mu, t, content=..., degradation=...)`, t a float tensor of shape b. Plain networks of other
-    projects (NAFNet, SCUNet, ...) are built by spandrel and called as `network(mu)`.
+    `network(x, mu, t, content=..., degradation=...)`, t a float tensor of shape b; one-pass networks
+    (Restormer, AirNet, PromptIR) as `network(mu)`, and so are plain networks of other projects (NAFNet,
+    SCUNet, ...), which spandrel builds.
 
     Raises:
         ModelError: the file cannot be read, is of another kind, or does not fit; `details` name every key.
@@ -82,6 +83,7 @@ def network_of(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         raise ModelError(f"{path}: {_KINDS[kind]}, not a restorer", hint=_HINTS[kind])
     if kind == "spandrel":
         return _by_spandrel(state, path), {"name": "spandrel"}
+    state = {key: value for key, value in state.items() if not key.startswith(_UNUSED.get(kind, ()))}
     try:
         arguments = _ARGUMENTS[kind](state)
     except ModelError as error:
@@ -111,7 +113,10 @@ def read_state(path: Path) -> State:
         raise ModelError(
             f"{path}: no weights in it, only {held}", hint="a .state file is not a model; take its _G.pth"
         )
-    return {_WRAPPERS.sub("", key): value for key, value in state.items()}
+    state = {_WRAPPERS.sub("", key): value for key, value in state.items()}
+    if all(key.startswith("net.") for key in state):  # PromptIR is trained as a part of a Lightning module
+        state = {key.removeprefix("net."): value for key, value in state.items()}
+    return state
 
 
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
@@ -172,6 +177,12 @@ def _kind(state: Mapping[str, Tensor]) -> str:
         return "unet"
     if "intro.weight" in state and "time_mlp.1.weight" in state:
         return "nafnet-refusion"
+    if "E.E.queue" in state and "R.head.0.weight" in state:
+        return "airnet"
+    if "noise_level1.attn.temperature" in state:
+        return "promptir"
+    if "latent.0.attn.temperature" in state and "reduce_chan_level2.weight" in state:
+        return "restormer"
     return "spandrel"
 
 
@@ -180,6 +191,9 @@ _KINDS = {
     "clip": "a plain CLIP without controller",
     "unet": "a U-Net restorer",
     "nafnet-refusion": "a Refusion restorer",
+    "airnet": "an AirNet restorer",
+    "promptir": "a PromptIR restorer",
+    "restormer": "a Restormer",
     "spandrel": "a network without controller",
 }
 
@@ -188,18 +202,29 @@ _HINTS = {
     "clip": "daclip.clip.vit starts a DA-CLIP from CLIP weights",
     "unet": "read it with load_network",
     "nafnet-refusion": "read it with load_network",
+    "airnet": "read it with load_network",
+    "promptir": "read it with load_network",
+    "restormer": "read it with load_network",
     "spandrel": "if it restores, read it with load_network",
 }
 
 _ARGUMENTS: dict[str, Callable[[State], dict[str, Any]]] = {
     "unet": unet.arguments_of,
     "nafnet-refusion": nafnet_refusion.arguments_of,
+    "airnet": airnet.arguments_of,
+    "promptir": promptir.arguments_of,
+    "restormer": restormer.arguments_of,
 }
 
 _NETWORKS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "unet": lambda arguments: unet.UNet(**arguments),
     "nafnet-refusion": lambda arguments: nafnet_refusion.RefusionNAFNet(**arguments),
+    "airnet": lambda arguments: airnet.AirNet(**arguments),
+    "promptir": lambda arguments: promptir.PromptIR(**arguments),
+    "restormer": lambda arguments: restormer.Restormer(**arguments),
 }
+
+_UNUSED: dict[str, tuple[str, ...]] = {"promptir": promptir.UNUSED}
 
 
 def _by_spandrel(state: State, path: Path) -> nn.Module:

@@ -1,4 +1,4 @@
-"""How DA-CLIP's embeddings reach the blocks of a one-pass network: one vector a photo, a modulation a place."""
+"""How DA-CLIP's embeddings reach the blocks of a one-pass network: a vector for a photo, which modulates."""
 
 from typing import Literal
 

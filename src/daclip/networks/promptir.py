@@ -1,7 +1,7 @@
 """PromptIR: Restormer's blocks with learned maps in the decoder, chosen by what the features look like.
 
-PromptIR (Potlapalli et al., NeurIPS 2023), and its form conditioned by DA-CLIP. Module names are the published
-ones, so checkpoints load as they are.
+PromptIR (Potlapalli et al., NeurIPS 2023), and its form conditioned by DA-CLIP. Module names are the
+published ones, so checkpoints load as they are.
 """
 
 from collections.abc import Mapping, Sequence

@@ -19,7 +19,7 @@ from daclip.networks.unet import Projection, grid, padded, tokens
 
 
 class Restormer(nn.Module):
-    """Four levels of transformer blocks, each at half the sides of the one before; adds its output to the photo.
+    """Four levels of transformer blocks, each at half the sides of the last; adds its output to the photo.
 
     Args:
         width: channels w of the first level, doubled at each further one; the last decoder level and the
@@ -119,7 +119,7 @@ class Level(nn.ModuleList):
 
 
 class TransformerBlock(nn.Module):
-    """x + attention(norm(x)), then x + feed-forward(norm(x)); with an `embedding` what both read is modulated.
+    """x + attention(norm(x)), then x + feed-forward(norm(x)); what both read is modulated.
 
     Args:
         channels: width c of the map.
@@ -183,9 +183,7 @@ class ChannelAttention(nn.Module):
         super().__init__()
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
         self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
-        self.qkv_dwconv = nn.Conv2d(
-            3 * channels, 3 * channels, 3, padding=1, groups=3 * channels, bias=False
-        )
+        self.qkv_dwconv = nn.Conv2d(3 * channels, 3 * channels, 3, padding=1, groups=3 * channels, bias=False)
         self.project_out = nn.Conv2d(channels, channels, 1, bias=False)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -260,6 +258,4 @@ def arguments_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def blocks_in(state: Mapping[str, Tensor], level: str) -> int:
     """Number of transformer blocks of a level."""
-    return sum(
-        name.startswith(f"{level}.") and name.endswith(".attn.temperature") for name in state
-    )
+    return sum(name.startswith(f"{level}.") and name.endswith(".attn.temperature") for name in state)
