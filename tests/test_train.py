@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -22,12 +23,13 @@ from daclip import checkpoints, cli, models, train
 from daclip.errors import DataError, UsageError
 from daclip.networks.nafnet import NAFNet
 from daclip.train import loop, resume
-from daclip.train.backbone import contrastive, read_captions, retrieval
+from daclip.train.backbone import read_captions, retrieval
 from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes
-from daclip.train.controller import WORDS, ControllerJob, targets
+from daclip.train.contrast import attainable_floor, contrastive
+from daclip.train.controller import WORDS, ControllerJob
 from daclip.train.optim import cosine, weight_groups
-from daclip.train.presets import PRESETS, preset
-from daclip.train.restorer import RestorerJob, psnr
+from daclip.train.presets import KINDS, PRESETS, preset, read_run
+from daclip.train.restorer import OBJECTIVES, Context, RestorerJob, psnr
 from daclip.vocabulary import CLEAN
 from test_models import hub_cache_with
 from toy_training import NETWORK, controller_run, restorer_run, toy_encoder, write_encoder, write_photos
@@ -79,8 +81,9 @@ def losses(folder: Path) -> dict[int, set[float]]:
 def test_settings_are_changed_by_name_and_checked_by_kind() -> None:
     run = preset("compact", ["steps=10", "learning_rate=1", "data=my photos", 'shares={"rainy": 1}'])
     assert isinstance(run, train.RestorerRun)
-    assert (run.steps, run.learning_rate, run.data, run.shares) == (10, 1.0, "my photos", {"rainy": 1})
-    assert isinstance(run.learning_rate, float)
+    got = (run.loop.steps, run.loop.learning_rate, run.data, run.shares)
+    assert got == (10, 1.0, "my photos", {"rainy": 1})
+    assert isinstance(run.loop.learning_rate, float)
     assert run.patch == train.RestorerRun().patch
 
 
@@ -90,7 +93,7 @@ def test_settings_are_changed_by_name_and_checked_by_kind() -> None:
         ("compat", "", 'unknown preset "compat"; did you mean "compact"?'),
         ("compact", "step=3", 'unknown setting "step=3"; did you mean "steps"?'),
         ("compact", "steps", 'unknown setting "steps"'),
-        ("compact", "steps=many", 'steps cannot be "many"; give a value like 20000'),
+        ("compact", "steps=many", 'steps cannot be "many"; give a value like 60000'),
         ("compact", "steps=1.5", 'steps cannot be "1.5"'),
         ("compact", "steps=0", "steps cannot be 0"),
         ("compact", "workers=-1", "workers cannot be -1"),
@@ -108,7 +111,8 @@ def test_a_setting_that_cannot_be_is_refused_with_the_way_out(name: str, overrid
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_survives_json(name: str) -> None:
     run = preset(name)
-    assert type(run)(**json.loads(json.dumps(asdict(run)))) == run
+    kind = next(kind for kind, each in KINDS.items() if isinstance(run, each))
+    assert read_run(kind, json.loads(json.dumps(asdict(run)))) == run
 
 
 def test_the_bundled_network_has_the_size_it_is_described_with() -> None:
@@ -145,14 +149,14 @@ def numbered(count: int, side: int) -> Tensor:
 
 
 def test_views_and_patches_are_cut_at_one_place_of_both_photos() -> None:
-    regions, generator = numbered(8, 20), torch.Generator().manual_seed(3)
-    first, second = draw_views([regions, regions + 0.25], 12, generator)
+    regions, generators = numbered(8, 20), batch(8).generators(3)
+    first, second = draw_views([regions, regions + 0.25], 12, generators)
     assert first.shape == (8, 3, 12, 12)
     torch.testing.assert_close(second - first, torch.full_like(first, 0.25), atol=2e-3, rtol=0)
     # a cut holds values of its region, a resized one holds means of them
     cut = [bool(view.frac().eq(0).all()) for view in first]
     assert 0 < sum(cut) < 8  # some are cut out, others are the whole region resized
-    mu, x0 = draw_patches([regions, regions + 0.25], 6, count=3, generator=generator)
+    mu, x0 = draw_patches([regions, regions + 0.25], 6, count=3, generators=generators)
     torch.testing.assert_close(x0 - mu, torch.full_like(mu, 0.25))
     for number, patch in enumerate(mu):
         top, left = divmod(int(patch[0, 0, 0]) % 400, 20)
@@ -167,7 +171,7 @@ def test_pixels_become_planes_and_are_normalised() -> None:
 
 
 def test_every_word_of_a_mixture_is_true_and_clean_only_of_clean_photos() -> None:
-    truth = targets([("hazy", "noisy"), ()])
+    truth = controller_job().targets([("hazy", "noisy"), ()])
     assert [WORDS[i] for i in truth[0].nonzero().flatten()] == ["hazy", "noisy"]
     assert [WORDS[i] for i in truth[1].nonzero().flatten()] == [CLEAN]
 
@@ -188,17 +192,28 @@ def batch(count: int = 4) -> Batch:
     degraded, clean = (
         torch.randint(256, (count, 32, 32, 3), generator=generator, dtype=torch.uint8) for _ in range(2)
     )
-    return Batch(degraded=degraded, clean=clean, names=[("hazy",), (), ("noisy", "rainy"), ("snowy",)])
+    names: list[tuple[str, ...]] = [("hazy",), (), ("noisy", "rainy"), ("snowy",)]
+    return Batch(
+        degraded=degraded,
+        clean=clean,
+        names=(names * count)[:count],
+        captions=(["a dog", "a cat", "a dog", "a hat"] * count)[:count],
+        indices=[*range(count)],
+    )
+
+
+def controller_job(**changes: Any) -> ControllerJob:
+    return ControllerJob(controller_run(Path(), "", **changes), toy_encoder(), torch.randn(len(WORDS), 24))
 
 
 def gradients(job: ControllerJob | RestorerJob) -> set[str]:
-    loss, _ = job.loss(batch(), torch.Generator().manual_seed(0))
+    loss, _ = job(batch(), 0.0)
     loss.backward()
     return {name for name, weight in job.named_parameters() if weight.grad is not None and weight.grad.any()}
 
 
 def test_the_controller_learns_and_the_frozen_towers_do_not() -> None:
-    job = ControllerJob(controller_run(Path(), ""), toy_encoder(), torch.randn(len(WORDS), 24))
+    job = controller_job()
     learn = gradients(job)
     assert {"scale", "bias"} <= learn
     assert {name.split(".")[1] for name in learn - {"scale", "bias"}} == {"controller"}
@@ -214,9 +229,9 @@ def test_the_restorer_learns_and_its_encoder_does_not() -> None:
 
 
 def test_validation_says_how_often_each_word_was_right() -> None:
-    job = ControllerJob(controller_run(Path(), ""), toy_encoder(), torch.randn(len(WORDS), 24))
-    job.bias = nn.Parameter(1e3 * targets([("hazy",)]))  # always says hazy, which is right once in three
-    figures = job.validate([batch()])
+    job = controller_job()
+    job.bias = nn.Parameter(1e3 * job.targets([("hazy",)]))  # always says hazy, which is right once in three
+    figures, _ = job.validate([batch()], torch.device("cpu"))
     singles = {"accuracy/hazy", "accuracy/snowy", f"accuracy/{CLEAN}"}
     assert {name for name in figures if name.startswith("accuracy/")} == singles
     assert [name for name in singles if figures[name]] == ["accuracy/hazy"]
@@ -229,10 +244,142 @@ def test_validation_measures_input_and_result_by_degradation() -> None:
         def forward(self, mu: Tensor, content: Tensor, degradation: Tensor) -> Tensor:
             return mu
 
-    figures = RestorerJob(restorer_run(Path(), ""), toy_encoder(), Nothing()).validate([batch()])
+    job = RestorerJob(restorer_run(Path(), ""), toy_encoder(), Nothing())
+    figures, pictures = job.validate([batch()], torch.device("cpu"))
+    assert pictures is not None
+    assert pictures.shape == (4 * 3, 3, 32, 32)  # input, result and truth of each of four words
     assert figures["gain"] == pytest.approx(0, abs=1e-4)
     for word in ("hazy", "snowy", "mixed", CLEAN):
         assert figures[f"psnr/{word}"] == pytest.approx(figures[f"input/{word}"], abs=1e-3)
+
+
+# ---- objectives
+
+
+UNET: dict[str, Any] = {
+    "name": "unet",
+    "width": 16,
+    "multipliers": [1, 2],
+    "context_dim": 24,
+    "content": False,
+}
+SDE: dict[str, Any] = {"max_sigma": 50 / 255, "steps": 100, "schedule": "cosine", "eps": 0.005}
+
+
+@pytest.mark.parametrize("objective", ["published", "noise"])
+def test_the_true_noise_is_the_best_answer_of_the_bias_free_objective_alone(objective: str) -> None:
+    """PAPER.md 2.3: the published objective is least elsewhere."""
+
+    class Knows(nn.Module):
+        shift = 0.0
+
+        def forward(self, x: Tensor, mu: Tensor, t: Tensor, **_: Tensor) -> Tensor:
+            return job.sde.noise_from_x0(x, truth, mu, t.long()) + self.shift * (x - mu)
+
+    job = RestorerJob(restorer_run(Path(), "", objective=objective, sde=SDE), None, Knows())
+    generators = batch(64).generators(0)
+    mu, truth = torch.rand(64, 3, 4, 4), torch.rand(64, 3, 4, 4)
+    nothing = Context(content=None, degradation=None)
+    error, restored = OBJECTIVES[objective](job, mu, truth, nothing, generators)
+    if objective == "noise":
+        assert error.max() < 1e-6
+        torch.testing.assert_close(restored, truth, atol=1e-3, rtol=0)
+    else:
+        job.network.shift = -0.03
+        shifted, _ = OBJECTIVES[objective](job, mu, truth, nothing, batch(64).generators(0))
+        assert shifted.mean() < error.mean()
+
+
+@pytest.mark.parametrize("objective", ["published", "noise"])
+def test_a_diffusion_run_leaves_a_model_that_samples(
+    photos: Path, encoder: Path, tmp_path: Path, objective: str
+) -> None:
+    run = restorer_run(
+        photos,
+        encoder,
+        objective=objective,
+        sde=SDE,
+        network=UNET,
+        loss="l1",
+        sample_steps=2,
+        validate_every=3,
+    )
+    lines = carry_out(run, tmp_path)
+    assert all(math.isfinite(line["loss"]) for line in lines if "loss" in line)
+    config = models.read_config(tmp_path / "model")
+    sampler = {"noise": "mrs", "published": "posterior"}[objective]
+    assert (config.kind, config.objective, config.sampler, config.steps) == (
+        "diffusion",
+        objective,
+        sampler,
+        2,
+    )
+    assert config.sde == SDE
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["00000003.png", "00000006.png"]
+    assert models.read_config(tmp_path / "best").sde == config.sde
+
+
+def test_a_network_without_embeddings_needs_no_eyes(photos: Path, encoder: Path, tmp_path: Path) -> None:
+    plain = {**NETWORK, "context_dim": None, "degradation": False, "content": "none", "attention": "pool"}
+    job, _ = train._restorer(restorer_run(photos, encoder, network=plain))
+    assert job.encoder is None
+    carry_out(restorer_run(photos, encoder, network=plain, steps=1), tmp_path)
+    assert models.read_config(tmp_path / "model").network == plain
+
+
+def test_patches_grow_late_and_a_step_sees_as_many_pixels() -> None:
+    run = restorer_run(
+        Path(), "", patch=64, late_patch=128, late_from=0.5, region=128, batch=16, patches_per_region=8
+    )
+    job = RestorerJob(run, None, nn.Identity())
+    assert job._cut(0.49) == (64, 8)
+    assert job._cut(0.5) == (128, 2)
+
+
+# ---- parts of a batch
+
+
+def flat(folder: Path) -> Tensor:
+    return torch.cat(
+        [weight.flatten() for weight in load_file(folder / "model" / "model.safetensors").values()]
+    )
+
+
+def test_a_batch_in_two_parts_makes_the_update_of_the_whole(
+    photos: Path, encoder: Path, tmp_path: Path
+) -> None:
+    for name, parts in (("whole", 1), ("parts", 2)):
+        carry_out(restorer_run(photos, encoder, batch=8, accumulate=parts, steps=3), tmp_path / name)
+    torch.testing.assert_close(flat(tmp_path / "parts"), flat(tmp_path / "whole"), atol=2e-3, rtol=0)
+    first, second = losses(tmp_path / "whole"), losses(tmp_path / "parts")
+    assert [min(second[step]) for step in (1, 2, 3)] == pytest.approx(
+        [min(first[step]) for step in (1, 2, 3)], abs=1e-5
+    )
+    with pytest.raises(UsageError, match="batch=8 is no multiple of accumulate=3"):
+        restorer_run(photos, encoder, batch=8, accumulate=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["controller", "restorer"])
+def test_two_processes_make_the_update_of_one(
+    photos: Path, encoder: Path, tmp_path: Path, stage: str
+) -> None:
+    if stage == "controller":
+        run = controller_run(photos, encoder, batch=8, steps=3, degradation="published")
+    else:
+        run = restorer_run(photos, encoder, batch=8, steps=3)
+    carry_out(run, tmp_path / "one")
+    (tmp_path / "two").mkdir()
+    train._write_run(run, tmp_path / "two")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "daclip", "train", "--resume", str(tmp_path / "two"), "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
+    assert done.returncode == 0, done.stderr
+    first, second = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert [len(values) for values in second.values()] == [1, 1, 1]  # one process writes
+    for step in (1, 2, 3):
+        assert min(second[step]) == pytest.approx(min(first[step]), abs=1e-5)
+    torch.testing.assert_close(flat(tmp_path / "two"), flat(tmp_path / "one"), atol=2e-3, rtol=0)
 
 
 # ---- interruptions
@@ -262,8 +409,8 @@ def test_a_run_killed_between_steps_goes_on_to_the_last_digit_whatever_its_worke
 ) -> None:
     run = restorer_run(photos, encoder, steps=24, save_every=3)
     carry_out(run, tmp_path / "whole")
-    settings = {**asdict(run), "workers": 1}
-    settings.pop("data")
+    settings = {**asdict(run), **asdict(run.loop), "workers": 1}
+    del settings["data"], settings["loop"]
     overrides = [
         f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()
     ]
@@ -432,18 +579,15 @@ def test_contradictions_are_found_before_the_first_step(photos: Path, encoder: P
     narrow = restorer_run(photos, encoder, network={**NETWORK, "context_dim": 8})
     with pytest.raises(DataError, match=r"takes embeddings 8 wide, .* gives 24"):
         carry_out(narrow, tmp_path / "a")
-    unet = restorer_run(photos, encoder, network={"name": "unet", "width": 8, "context_dim": 24})
-    with pytest.raises(DataError, match="network unet is not trained here"):
-        carry_out(unet, tmp_path / "b")
     with pytest.raises(DataError, match="a single photo"):
         carry_out(restorer_run(write_photos(tmp_path / "one", 1), encoder), tmp_path / "c")
 
 
 def test_photos_for_validation_are_never_trained_on(photos: Path) -> None:
-    run = replace(restorer_run(photos, ""), validate_regions=20)
-    data, val = train._photos(run)
+    run = restorer_run(photos, "", validate_regions=20)
+    data, val = train._data(run)
     assert [len(batch.names) for batch in val] == [16]
-    again = train._photos(run)[1]
+    again = train._data(run)[1]
     assert all(torch.equal(a.degraded, b.degraded) for a, b in zip(val, again, strict=True))
     assert 0 < len(data.photos) < 6
     drawn = {data.draw(index).clean.tobytes() for index in range(8)}
@@ -451,7 +595,7 @@ def test_photos_for_validation_are_never_trained_on(photos: Path) -> None:
 
 
 def test_batches_do_not_depend_on_where_they_start(photos: Path) -> None:
-    data, _ = train._photos(restorer_run(photos, ""))
+    data, _ = train._data(restorer_run(photos, ""))
     some = list(loop.batches(data, size=2, start=1, stop=4, workers=0))
     late = list(loop.batches(data, size=2, start=3, stop=4, workers=0))
     assert torch.equal(some[2].degraded, late[0].degraded)
@@ -490,6 +634,53 @@ def test_captions_that_cannot_be_used_say_why(
         read_captions(write_captions(tmp_path / "captions.csv", [row], columns))
     with pytest.raises(DataError, match="cannot be read"):
         read_captions(tmp_path / "missing.csv")
+
+
+def test_the_published_loss_is_its_formula_and_not_below_its_floor() -> None:
+    """PAPER.md 1.2, written out; items of one word are each other's negatives."""
+    generator = torch.Generator().manual_seed(0)
+    photos, words = (F.normalize(torch.randn(n, 8, generator=generator)) for n in (6, 3))
+    texts = words[[0, 0, 0, 1, 1, 2]]
+    scale = 7.0
+    wanted = 0.0
+    for i in range(6):
+        row = torch.stack([scale * photos[i] @ texts[j] for j in range(6)])
+        column = torch.stack([scale * photos[j] @ texts[i] for j in range(6)])
+        wanted -= float(row[i] - row.exp().sum().log() + column[i] - column.exp().sum().log()) / (2 * 6)
+    assert contrastive(scale * photos @ texts.T).item() == pytest.approx(wanted, rel=1e-6)
+    same = texts @ texts.T > 1 - 1e-5
+    floor = attainable_floor(same)
+    assert floor == pytest.approx((3 * math.log(3) + 2 * math.log(2)) / 6)
+    perfect = 1000 * texts @ texts.T
+    assert contrastive(perfect).item() == pytest.approx(floor, abs=1e-4)
+    # where items of one word are not each other's negatives, nothing is left
+    assert contrastive(perfect, same).item() == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("degradation", ["sigmoid", "softmax", "published", "masked"])
+@pytest.mark.parametrize("content", ["clean", "published", "masked", "none"])
+def test_every_loss_of_the_controller_falls(degradation: str, content: str) -> None:
+    torch.manual_seed(0)
+    job = controller_job(degradation=degradation, content=content, content_weight=1.0)
+    adam = torch.optim.Adam(job.learning().parameters(), lr=2e-3)
+    found: list[float] = []
+    for _ in range(12):
+        loss, figures = job(batch(), 0.0)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        job.after_step()
+        found.append(figures["said"] + figures["shown"])
+        assert figures["said"] > figures["said_floor"] - 1e-4
+        assert 0 <= job.model.logit_scale.item() <= math.log(100) + 1e-4
+    assert found[-1] < found[0] - 0.05
+
+
+def test_photos_without_captions_cannot_be_compared_with_them() -> None:
+    job = controller_job(content="published")
+    bare = replace(batch(), captions=["a dog", None, None, "a hat"])
+    with pytest.raises(DataError, match="2 of 4 photos have no caption; content=clean needs none"):
+        job(bare, 0.0)
 
 
 def test_the_contrastive_loss_is_least_where_pairs_agree() -> None:
@@ -544,7 +735,7 @@ def test_a_dry_run_prints_the_settings_and_touches_nothing(
     run = tmp_path / "run"
     assert cli.run(["train", "compact", "steps=7", "--data", "holiday", "-o", str(run), "--dry-run"]) == 0
     settings = json.loads(capsys.readouterr().out)
-    assert (settings["preset"], settings["steps"], settings["data"]) == ("compact", 7, "holiday")
+    assert (settings["preset"], settings["loop"]["steps"], settings["data"]) == ("compact", 7, "holiday")
     assert not run.exists()
     assert cli.run(["train", "compact-backbone", "--data", "my.csv", "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["captions"] == "my.csv"

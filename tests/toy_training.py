@@ -1,5 +1,6 @@
 """The smallest things one can train on: a few soft photos, a toy encoder, a toy restorer."""
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from daclip import checkpoints, clip
 from daclip.detect import ClassTexts
 from daclip.models import ModelConfig
 from daclip.train.controller import WORDS
-from daclip.train.presets import ControllerRun, RestorerRun
+from daclip.train.presets import ControllerRun, Loop, RestorerRun
 
 VIT: dict[str, Any] = {
     "embed_dim": 24,
@@ -66,27 +67,46 @@ def write_encoder(folder: Path, **settings: Any) -> Path:
     )
 
 
-SETTINGS: dict[str, Any] = {
-    "steps": 6,
-    "batch": 4,
-    "region": 32,
-    "view": 32,
-    "warmup": 2,
-    "workers": 0,
-    "validate_every": 100,
-    "validate_regions": 4,
-    "save_every": 2,
-    "log_every": 1,
-    "precision": "fp32",
-}
+LOOP = Loop(
+    steps=6,
+    batch=4,
+    learning_rate=1e-3,
+    weight_decay=1e-4,
+    warmup=2,
+    ema=0.99,
+    precision="fp32",
+    device="cpu",
+    workers=0,
+    validate_every=100,
+    validate_regions=4,
+    save_every=2,
+    log_every=1,
+    trackers=[],
+)
 
 
 def controller_run(photos: Path, encoder: Path | str, **changes: Any) -> ControllerRun:
-    """Six steps of the controller."""
-    return ControllerRun(data=str(photos), encoder=str(encoder), **{**SETTINGS, **changes})
+    """Six steps of the controller; changes of the loop go by their names."""
+    own, loop = _parted(changes)
+    return ControllerRun(
+        data=str(photos),
+        encoder=str(encoder),
+        **{"region": 32, "view": 32, **own},
+        loop=replace(LOOP, **loop),
+    )
 
 
 def restorer_run(photos: Path, encoder: Path | str, **changes: Any) -> RestorerRun:
-    """Six steps of the restorer."""
-    settings: dict[str, Any] = {**SETTINGS, "patch": 16, "patches_per_region": 2, "network": NETWORK}
-    return RestorerRun(data=str(photos), encoder=str(encoder), **{**settings, **changes})
+    """Six steps of the restorer; changes of the loop go by their names."""
+    own, loop = _parted(changes)
+    settings: dict[str, Any] = {"region": 32, "view": 32, "patch": 16, "late_patch": 32, "late_from": 0.5}
+    settings |= {"patches_per_region": 2, "network": NETWORK, **own}
+    return RestorerRun(data=str(photos), encoder=str(encoder), **settings, loop=replace(LOOP, **loop))
+
+
+def _parted(changes: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of a run, and those of its loop."""
+    names = {each.name for each in fields(Loop)}
+    return {k: v for k, v in changes.items() if k not in names}, {
+        k: v for k, v in changes.items() if k in names
+    }

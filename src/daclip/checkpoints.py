@@ -23,8 +23,11 @@ from daclip.clip import ClipConfig, DaClip, MiniLmText
 from daclip.detect import ClassTexts
 from daclip.errors import ModelError
 from daclip.models import ModelConfig, ModelFolder
+from daclip.networks.airnet import AirNet
 from daclip.networks.nafnet import NAFNet
 from daclip.networks.nafnet_refusion import RefusionNAFNet
+from daclip.networks.promptir import PromptIR
+from daclip.networks.restormer import Restormer
 from daclip.networks.unet import UNet
 from daclip.vocabulary import DEGRADATIONS
 
@@ -71,7 +74,10 @@ def load(found: ModelFolder) -> Model:
     encoder = found.encoder_config.encoder
     if isinstance(encoder, str):
         raise ModelError(f"{found.encoder_path}: its encoder is again a name, {encoder}")
-    daclip = _part("encoder.", lambda: build_encoder(encoder), found.encoder_path)
+    towers = {key: value for key, value in encoder.items() if key != "text"}
+    daclip = _part("encoder.", lambda: build_encoder(towers), found.encoder_path)
+    if encoder.get("text"):
+        daclip.text_tower = _compact_text(found.encoder_path, encoder["embed_dim"])
     description = found.config.network
     network = None
     if description is not None:
@@ -83,7 +89,8 @@ def build_encoder(description: dict[str, Any]) -> DaClip:
     """A DA-CLIP by its description, with random weights.
 
     {"name": "open_clip", "config": open_clip model configuration, "pairing": ...} or
-    {"name": "timm", "embed_dim": ...}, the compact one.
+    {"name": "timm", "embed_dim": ...}, the compact one (with "text": true in a folder that also holds the
+    projection of its text tower, whose frozen part has its own package).
     """
     return _build(ENCODERS, description)
 
@@ -118,14 +125,24 @@ def _part(prefix: str, build: Callable[[], Module], folder: Path) -> Module:
     return official.filled(build, own, path, name_in_file=lambda name: prefix + name)
 
 
+def _compact_text(folder: Path, embed_dim: int) -> MiniLmText:
+    """The compact text tower, with the projection stored in the folder."""
+    tower = MiniLmText(embed_dim)
+    weights = load_file(folder / WEIGHTS)
+    tower.projection.load_state_dict(
+        {name: weights[f"text.{name}"].float() for name in tower.projection.state_dict()}
+    )
+    return tower.requires_grad_(False).eval()
+
+
 # ---- writing
 
 
 def save_pretrained(model: Model, folder: str | Path, *, card: str | None = None) -> Path:
     """Write a model folder, in the dtype of its config, and return its path.
 
-    The encoder is left out where the config names another folder for it, the compact text tower always (it
-    comes from its own package; the class texts are in the config).
+    The encoder is left out where the config names another folder for it. Of the compact text tower only the
+    projection is written, and only where the config says "text": the rest comes from its own package.
 
     Args:
         model: what to write.
@@ -138,9 +155,11 @@ def save_pretrained(model: Model, folder: str | Path, *, card: str | None = None
     parts: dict[str, Tensor] = {}
     if not isinstance(model.config.encoder, str):
         stored = model.daclip.state_dict().items()
-        if isinstance(model.daclip.text_tower, MiniLmText):
+        if isinstance(tower := model.daclip.text_tower, MiniLmText):
             stored = [(key, value) for key, value in stored if not key.startswith("text_tower.")]
-        parts = {f"encoder.{key}": value for key, value in stored}
+            if model.config.encoder.get("text"):
+                parts = {f"text.{key}": value for key, value in tower.projection.state_dict().items()}
+        parts |= {f"encoder.{key}": value for key, value in stored}
     if model.network is not None:
         parts |= {f"network.{key}": value for key, value in model.network.state_dict().items()}
     weights = {
@@ -198,7 +217,8 @@ def push_to_hub(
 def convert(files: Sequence[str | Path], folder: str | Path, *, config: ClipConfig | None = None) -> Path:
     """Turn published files into a model folder: a DA-CLIP and a restorer, in any order, or a DA-CLIP alone.
 
-    A restorer that needs no embeddings (IR-SDE, Refusion) may come alone; the bundled encoder then detects.
+    A restorer that needs no embeddings (IR-SDE, Refusion, Restormer, AirNet, PromptIR) may come alone; the
+    bundled encoder then detects.
 
     Args:
         files: as published, see daclip.official.
@@ -206,7 +226,8 @@ def convert(files: Sequence[str | Path], folder: str | Path, *, config: ClipConf
         config: open_clip model configuration, where the DA-CLIP's shapes do not tell it.
 
     Returns:
-        The folder: diffusion with the published schedule, posterior sampler, 100 steps, the ten class texts.
+        The folder, with the ten class texts: one-pass for Restormer, AirNet and PromptIR; else diffusion with
+        the published schedule, posterior sampler, 100 steps.
     """
     encoders = [file for file in files if official.is_daclip(file)]
     restorers = [file for file in files if file not in encoders]
@@ -225,16 +246,17 @@ def convert(files: Sequence[str | Path], folder: str | Path, *, config: ClipConf
         daclip, described = _bundled_encoder(restorers[0], description)
     if description is not None:
         _check_widths(described, description, files)
-        described = replace(
-            described,
-            kind="diffusion",
-            network=description,
-            sde={"max_sigma": 50 / 255, "steps": 100, "schedule": "cosine", "eps": 0.005},
-            objective="published",
-            sampler="posterior",
-            steps=100,
-            bytes_per_pixel=_BYTES_PER_PIXEL[description["name"]],
-        )
+        memory = _BYTES_PER_PIXEL[description["name"]]
+        described = replace(described, kind="one-pass", network=description, bytes_per_pixel=memory)
+        if description["name"] in _DIFFUSION:
+            described = replace(
+                described,
+                kind="diffusion",
+                sde={"max_sigma": 50 / 255, "steps": 100, "schedule": "cosine", "eps": 0.005},
+                objective="published",
+                sampler="posterior",
+                steps=100,
+            )
     model = Model(daclip=daclip, network=network, config=described)
     return save_pretrained(model, folder, card=_converted_card(files))
 
@@ -252,7 +274,7 @@ def _check_widths(config: ModelConfig, description: dict[str, Any], files: Seque
     """Raise ModelError unless the restorer is one of ours that can use the encoder's embeddings."""
     named = ", ".join(map(str, files))
     if description["name"] not in _BYTES_PER_PIXEL:
-        raise ModelError(f"{named}: not a published diffusion restorer", hint="only those are converted")
+        raise ModelError(f"{named}: a network of another project", hint="published restorers are converted")
     wanted = description.get("context_dim")
     width = None if config.texts is None else config.texts.embeddings.shape[1]
     if wanted is not None and width != wanted:
@@ -312,7 +334,14 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 
 # Working memory of one tile on a CPU in float32, measured at 512 x 512: 3300 (universal-ir), 2800 (wild-ir),
 # 4900 (IR-SDE, depth 4), 2100 (Refusion).
-_BYTES_PER_PIXEL = {"unet": 5000, "nafnet-refusion": 2200}
+_BYTES_PER_PIXEL = {
+    "unet": 5000,
+    "nafnet-refusion": 2200,
+    "restormer": 0,
+    "airnet": 0,
+    "promptir": 0,
+}
+_DIFFUSION = ("unet", "nafnet-refusion")
 
 
 def _open_clip(*, config: dict[str, Any], pairing: Literal["reversed", "straight"] = "reversed") -> DaClip:
@@ -329,4 +358,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "unet": UNet,
     "nafnet": NAFNet,
     "nafnet-refusion": RefusionNAFNet,
+    "restormer": Restormer,
+    "airnet": AirNet,
+    "promptir": PromptIR,
 }

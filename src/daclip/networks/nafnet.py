@@ -219,8 +219,9 @@ class NAFNet(nn.Module):
 class DegradationPrompt(nn.Module):
     """The learned prompt weighted by the degradation embedding (DA-CLIP section 3.3).
 
-    p = Linear(e * softmax(mlp(e_d)) * prompt): the published form times its size e, so that the weights are
-    1 on average and the prompt is felt from the first step.
+    p = Linear(e * softmax(mlp(unit(e_d))) * prompt). Two things differ from the published form: the direction
+    of the embedding is taken alone (it is some 30 long, and the softmax soon chose one feature of 160), and
+    the size e makes the weights 1 on average, so that the prompt is felt from the first step.
     """
 
     def __init__(self, context_dim: int, size: int) -> None:
@@ -230,8 +231,8 @@ class DegradationPrompt(nn.Module):
         self.prompt_mlp = nn.Linear(size, size)
 
     def forward(self, degradation: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
-        """The conditioning vector of un-normalised degradation embeddings."""
-        chosen = self.text_mlp(degradation).softmax(dim=1) * self.weights.shape[1]
+        """The conditioning vector of degradation embeddings."""
+        chosen = self.text_mlp(unit(degradation)).softmax(dim=1) * self.weights.shape[1]
         return self.prompt_mlp(chosen * self.weights)
 
 
@@ -247,5 +248,9 @@ class ContentVector(nn.Module):
 
     def forward(self, content: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
         """The conditioning vector of content embeddings."""
-        unit = F.normalize(content, dim=1) * content.shape[1] ** 0.5
-        return self.out(F.silu(self.hidden(unit)))
+        return self.out(F.silu(self.hidden(unit(content))))
+
+
+def unit(embedding: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+    """The direction of an embedding, its numbers 1 in the square mean."""
+    return F.normalize(embedding, dim=1) * embedding.shape[1] ** 0.5

@@ -1,11 +1,13 @@
 """Training: `train(run, folder)` carries out one of the runs of PRESETS and leaves a model folder behind.
 
 A run folder holds `run.json` (the settings), `log.jsonl` (figures by step, with seconds), the newest
-checkpoints, and at the end `model/`, a model folder with the averaged weights.
+checkpoints, pictures of the validations, `best/`, the model that validated best, and at the end `model/`, the
+model with the averaged weights of the last step.
 """
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,19 +16,43 @@ import cv2
 import torch
 
 from daclip import checkpoints, clip, models
-from daclip.data import CleanPhotos, list_photos, split
+from daclip.data import CleanPhotos, DataSet, Pairs, Split, open_data
 from daclip.detect import ClassTexts
-from daclip.errors import DataError, ModelError
+from daclip.diffusion import IRSDE
+from daclip.errors import DataError, ModelError, UsageError
 from daclip.models import ModelConfig, ModelFolder
-from daclip.networks.nafnet import NAFNet
 from daclip.train import loop, resume
 from daclip.train.backbone import Progress, train_backbone
 from daclip.train.batch import Batch
 from daclip.train.controller import WORDS, ControllerJob
-from daclip.train.presets import PRESETS, BackboneRun, ControllerRun, RestorerRun, Run, preset
+from daclip.train.estimate import Estimate, estimate_job
+from daclip.train.presets import (
+    KINDS,
+    PRESETS,
+    BackboneRun,
+    ControllerRun,
+    Loop,
+    RestorerRun,
+    Run,
+    preset,
+    read_run,
+)
 from daclip.train.restorer import RestorerJob
+from daclip.vocabulary import CLEAN, DEGRADATIONS
 
-__all__ = ["PRESETS", "BackboneRun", "ControllerRun", "RestorerRun", "Run", "preset", "train"]
+__all__ = [
+    "PRESETS",
+    "BackboneRun",
+    "ControllerRun",
+    "Estimate",
+    "Loop",
+    "RestorerRun",
+    "Run",
+    "estimate",
+    "preset",
+    "resumed",
+    "train",
+]
 
 
 def train(run: Run, folder: Path, *, log: loop.Log, on_progress: Progress, fresh: bool = False) -> Path:
@@ -39,21 +65,58 @@ def train(run: Run, folder: Path, *, log: loop.Log, on_progress: Progress, fresh
         on_progress: told how far the work before the first step is.
         fresh: start over, whatever the folder holds.
     """
-    # both decide how sums are split, so a run says it, and no machine's default
-    torch.set_num_threads(run.threads)
-    cv2.setNumThreads(run.threads)
+    _set_threads(run)
     folder.mkdir(parents=True, exist_ok=True)
     if fresh:
         resume.forget(folder)
+    _write_run(run, folder)
     log = _kept(folder / "log.jsonl", log)
     with torch.random.fork_rng(devices=[]):
         if isinstance(run, BackboneRun):
-            model = _backbone(run, folder, log, on_progress)
-        elif isinstance(run, ControllerRun):
-            model = _controller(run, folder, log)
-        else:
-            model = _restorer(run, folder, log)
-    return checkpoints.save_pretrained(model, folder / "model")
+            return checkpoints.save_pretrained(_backbone(run, log, on_progress), folder / "model")
+        job, model = _PARTS[type(run)](run)
+        data, val = _data(run)
+        loop.fit(
+            job,
+            data=data,
+            val=val,
+            folder=folder,
+            log=log,
+            write_model=lambda path: checkpoints.save_pretrained(model(), path),
+        )
+        return checkpoints.save_pretrained(model(), folder / "model")
+
+
+def resumed(folder: Path) -> Run:
+    """The run that was begun in a folder. Raises UsageError where none was."""
+    try:
+        settings = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return read_run(settings.pop("kind"), settings)
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"{folder}: no run was begun there", hint="name a preset, and -o this folder"
+        ) from error
+
+
+def estimate(run: ControllerRun | RestorerRun) -> Estimate:
+    """Parameters, memory and seconds per step of a run, by one small step on noise."""
+    _set_threads(run)
+    with torch.random.fork_rng(devices=[]):
+        job, _ = _PARTS[type(run)](run)
+        return estimate_job(job)
+
+
+def _set_threads(run: Run) -> None:
+    """Decide how sums are split: a run says it, and no machine's default."""
+    threads = run.threads if isinstance(run, BackboneRun) else run.loop.threads
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+
+
+def _write_run(run: Run, folder: Path) -> None:
+    kind = next(name for name, each in KINDS.items() if isinstance(run, each))
+    text = json.dumps({"kind": kind, **asdict(run)}, indent=1)
+    (folder / "run.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _kept(path: Path, log: loop.Log) -> loop.Log:
@@ -74,67 +137,120 @@ def _kept(path: Path, log: loop.Log) -> loop.Log:
     return keep
 
 
-# ---- stages
+# ---- stages: the job, and the model folder its weights make
 
 
-def _backbone(run: BackboneRun, folder: Path, log: loop.Log, on_progress: Progress) -> checkpoints.Model:
-    (folder / "run.json").write_text(json.dumps(asdict(run), indent=1) + "\n", encoding="utf-8")
+Parts = tuple[loop.Job, Callable[[], checkpoints.Model]]
+
+
+def _backbone(run: BackboneRun, log: loop.Log, on_progress: Progress) -> checkpoints.Model:
     model, figures = train_backbone(run, on_progress)
     log({"val": figures})
-    with torch.no_grad():
-        texts = ClassTexts(names=WORDS, embeddings=model.encode_text(list(WORDS)).numpy())
-    config = ModelConfig(
-        kind="encoder",
-        encoder={"name": "timm", "embed_dim": run.embed_dim},
-        view_side=clip.COMPACT_SIDE,
-        mean=clip.COMPACT_MEAN,
-        std=clip.COMPACT_STD,
-        texts=texts,
-        dtype="float16",
+    return checkpoints.Model(
+        daclip=model,
+        network=None,
+        config=ModelConfig(
+            kind="encoder",
+            encoder={"name": "timm", "embed_dim": run.embed_dim, "text": True},
+            view_side=clip.COMPACT_SIDE,
+            mean=clip.COMPACT_MEAN,
+            std=clip.COMPACT_STD,
+            texts=_texts_of(model, WORDS),
+            dtype="float16",
+        ),
     )
-    return checkpoints.Model(daclip=model, network=None, config=config)
 
 
-def _controller(run: ControllerRun, folder: Path, log: loop.Log) -> checkpoints.Model:
-    found = _find_encoder(run.encoder)
-    config, words = found.encoder_config, found.texts
-    if words.names != WORDS:
-        raise DataError(f"{found.path}: knows the words {', '.join(words.names)}, not {', '.join(WORDS)}")
-    daclip = checkpoints.load(found).daclip.to(memory_format=torch.channels_last)
-    job = ControllerJob(run, daclip, torch.from_numpy(words.embeddings), mean=config.mean, std=config.std)
-    data, val = _photos(run)
-    loop.fit(job, data=data, val=val, folder=folder, log=log)
-    scale, bias = float(job.scale.detach().exp()), float(job.bias.detach())
-    texts = replace(words, rule="sigmoid", scale=scale, bias=bias)
-    return checkpoints.Model(daclip=daclip, network=None, config=replace(config, texts=texts))
+def _controller(run: ControllerRun) -> Parts:
+    daclip, config = _start(run.encoder)
+    words = _words(run)
+    texts = config.texts
+    if texts is None or texts.names != words:
+        if daclip.text_tower is None:
+            known = "" if texts is None else f", only {', '.join(texts.names)}"
+            raise DataError(
+                f"{run.encoder}: has no text tower to read the words {', '.join(words)}{known}",
+                hint="start from the backbone: encoder=runs/compact-backbone",
+            )
+        texts = _texts_of(daclip, words)
+    daclip = daclip.to(memory_format=torch.channels_last)
+    embeddings = torch.from_numpy(texts.embeddings)
+    job = ControllerJob(run, daclip, embeddings, words=words, mean=config.mean, std=config.std)
+
+    def model() -> checkpoints.Model:
+        if run.degradation == "sigmoid":
+            scale, bias = float(job.scale.detach().exp()), float(job.bias.detach())
+            ruled = replace(texts, rule="sigmoid", scale=scale, bias=bias)
+        else:
+            ruled = replace(texts, rule="softmax", scale=float(daclip.logit_scale.detach().exp()))
+        assert isinstance(config.encoder, dict)
+        # the compact text tower stays behind: the words are in the config
+        encoder = {key: value for key, value in config.encoder.items() if key != "text"}
+        finished = replace(config, texts=ruled, encoder=encoder)
+        return checkpoints.Model(daclip=daclip, network=None, config=finished)
+
+    return job, model
 
 
-def _restorer(run: RestorerRun, folder: Path, log: loop.Log) -> checkpoints.Model:
+def _restorer(run: RestorerRun) -> Parts:
+    torch.manual_seed(run.loop.seed)
+    network = checkpoints.build_network(run.network)
     found = _find_encoder(run.encoder)
     encoder = found.encoder_config
-    torch.manual_seed(run.seed)
-    network = checkpoints.build_network(run.network)
-    if not isinstance(network, NAFNet):
-        raise DataError(f"network {run.network['name']} is not trained here", hint='known: "nafnet"')
-    _check_width(run, found.texts)
-    daclip = checkpoints.load(found).daclip.to(memory_format=torch.channels_last)
+    daclip = None
+    if run.network.get("context_dim"):
+        _check_width(run, found.texts)
+        daclip = checkpoints.load(found).daclip.to(memory_format=torch.channels_last)
     job = RestorerJob(run, daclip, network, mean=encoder.mean, std=encoder.std)
-    data, val = _photos(run)
-    loop.fit(job, data=data, val=val, folder=folder, log=log)
+    is_diffusion = run.objective != "clean"
     config = ModelConfig(
-        kind="one-pass",
+        kind="diffusion" if is_diffusion else "one-pass",
         encoder=_carried(found),
         network=run.network,
         view_side=encoder.view_side,
         mean=encoder.mean,
         std=encoder.std,
         texts=found.texts if found.source == "folder" else None,
-        multiple=network.multiple,
-        # 836 measured for OpenVINO in float32 and 671 for ONNX Runtime at width 40 and half resolution
-        bytes_per_pixel=round(850 * (network.intro.out_channels / 40) * (2 / network.shuffle) ** 2),
+        multiple=network.multiple if isinstance(network.multiple, int) else 16,
+        bytes_per_pixel=_bytes_per_pixel(run),
+        overlap=64,  # `compact` sees 59 pixels around a pixel
         dtype="float16",
     )
-    return checkpoints.Model(daclip=daclip, network=network, config=config)
+    if is_diffusion:
+        sampler = "mrs" if run.objective == "noise" else "posterior"
+        config = replace(
+            config,
+            sde=asdict(IRSDE(**run.sde)),
+            objective="published" if run.objective == "published" else "noise",
+            sampler=sampler,
+            steps=run.sample_steps,
+        )
+
+    def model() -> checkpoints.Model:
+        seeing = daclip or checkpoints.load(found).daclip
+        return checkpoints.Model(daclip=seeing, network=network, config=config)
+
+    return job, model
+
+
+def _start(encoder: str) -> tuple[clip.DaClip, ModelConfig]:
+    """The DA-CLIP a controller starts from: open_clip's own towers, or a model."""
+    if not encoder.startswith("open_clip:"):
+        found = _find_encoder(encoder)
+        return checkpoints.load(found).daclip, found.encoder_config
+    name, _, tag = encoder.removeprefix("open_clip:").partition(":")
+    daclip = clip.vit(name, pretrained=tag or None)
+    config = clip.read_clip_config(name)
+    side = config["vision_cfg"].get("image_size", 224)
+    return daclip, ModelConfig(
+        kind="encoder", encoder={"name": "open_clip", "config": config}, view_side=side
+    )
+
+
+def _texts_of(daclip: clip.DaClip, words: Sequence[str]) -> ClassTexts:
+    """The words and their text embeddings."""
+    with torch.no_grad():
+        return ClassTexts(names=tuple(words), embeddings=daclip.encode_text(list(words)).float().numpy())
 
 
 def _find_encoder(name: str) -> ModelFolder:
@@ -156,6 +272,16 @@ def _carried(found: ModelFolder) -> dict[str, Any] | str:
     return found.config.encoder if isinstance(found.config.encoder, str) else found.name
 
 
+def _bytes_per_pixel(run: RestorerRun) -> int:
+    """Working memory of the restorer for each pixel of a tile, as measured on a CPU in float32."""
+    width = run.network.get("width", 32)
+    if run.network["name"] == "nafnet":
+        # 836 measured for OpenVINO and 671 for ONNX Runtime at width 40 and half resolution
+        return round(850 * (width / 40) * (2 / run.network.get("shuffle", 1)) ** 2)
+    scale = 4 if run.network.get("half_resolution") else 1
+    return round(5000 * width / 64 / scale) if run.network["name"] == "unet" else 5000
+
+
 def _check_width(run: RestorerRun, texts: ClassTexts) -> None:
     """Raise DataError unless the network takes embeddings as wide as the encoder's."""
     width, wanted = texts.embeddings.shape[1], run.network.get("context_dim")
@@ -163,18 +289,42 @@ def _check_width(run: RestorerRun, texts: ClassTexts) -> None:
         raise DataError(f"the network takes embeddings {wanted} wide, {run.encoder} gives {width}")
 
 
-def _photos(run: ControllerRun | RestorerRun) -> tuple[CleanPhotos, list[Batch]]:
+# ---- data
+
+
+def _data(run: ControllerRun | RestorerRun) -> tuple[DataSet, list[Batch]]:
     """What a run draws from, and its fixed validation batches from photos it never draws."""
-    chosen, held_out = split(list_photos(Path(run.data)))
-    if not held_out:  # a few photos, none of which the hash holds out
-        chosen, held_out = chosen[1:], chosen[:1]
-    if not chosen:
-        raise DataError(f"{run.data}: a single photo", hint="training needs one more to validate on")
-    weights = tuple(run.shares.values())
-    data = CleanPhotos(
-        photos=chosen, region=run.region, seed=run.seed, names=tuple(run.shares), weights=weights
+    seed, count = run.loop.seed, run.loop.validate_regions
+    data = _opened(run, "train", seed)
+    val = _opened(run, "val", seed + 1)
+    if isinstance(val, CleanPhotos):
+        val = replace(val, weights=None, clean_share=0.1, mixture_share=0.1)
+    size = min(16, count)
+    return data, list(loop.batches(val, size=size, start=0, stop=count // size, workers=run.loop.workers))
+
+
+def _opened(run: ControllerRun | RestorerRun, split: Split, seed: int) -> CleanPhotos | Pairs:
+    words_needed = 2 if isinstance(run, ControllerRun) else 1
+    data = open_data(run.data, split=split, region=run.region, seed=seed, words_needed=words_needed)
+    if isinstance(data, Pairs):
+        return data
+    return replace(
+        data,
+        names=tuple(run.shares),
+        weights=tuple(run.shares.values()),
+        clean_share=run.clean_share,
+        mixture_share=run.mixture_share,
     )
-    val = replace(data, photos=held_out, seed=run.seed + 1, weights=None, clean_share=0.1, mixture_share=0.1)
-    size = min(16, run.validate_regions)
-    stop = run.validate_regions // size
-    return data, list(loop.batches(val, size=size, start=0, stop=stop, workers=run.workers))
+
+
+def _words(run: ControllerRun) -> tuple[str, ...]:
+    """What can be wrong in the data, in the paper's order, words of one's own behind, and "clean"."""
+    data = open_data(run.data, words_needed=2)
+    found = (
+        {name for pair in data.pairs for name in pair.names} if isinstance(data, Pairs) else set(run.shares)
+    )
+    own = sorted(found - set(WORDS))
+    return (*DEGRADATIONS, *own, CLEAN)
+
+
+_PARTS: dict[type, Callable[[Any], Parts]] = {ControllerRun: _controller, RestorerRun: _restorer}

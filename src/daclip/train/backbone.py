@@ -19,6 +19,7 @@ from daclip import clip
 from daclip.data import read_pixels
 from daclip.errors import DataError
 from daclip.train.batch import normalised, planes
+from daclip.train.contrast import contrastive
 from daclip.train.optim import cosine
 from daclip.train.presets import BackboneRun
 
@@ -154,12 +155,6 @@ def _fit_heads(
             optimiser.step()
     for weight in weights:
         weight.requires_grad_(False)
-
-
-def contrastive(logits: Float[Tensor, "b b"]) -> Float[Tensor, ""]:
-    """CLIP's symmetric loss: row i and column i belong together."""
-    target = torch.arange(len(logits))
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def retrieval(photos: Float[Tensor, "n d"], captions: Float[Tensor, "n m d"]) -> dict[str, float]:

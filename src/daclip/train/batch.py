@@ -1,4 +1,8 @@
-"""What a training step is given: regions in a batch, and the views and planes made of them."""
+"""What a training step is given: regions in a batch, and the views and planes made of them.
+
+Every draw belongs to a sample: it follows from the seed and the sample's number. A batch that is split over
+processes or computed in parts so gives the same views, patches and noise.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,19 +17,52 @@ from daclip.data import Sample
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Regions as they come from the loader, and what is wrong with each (nothing: clean)."""
+    """Regions as they come from the loader: number of the draw, what is wrong with each (nothing: clean)."""
 
     degraded: UInt8[Tensor, "b h w 3"]
     clean: UInt8[Tensor, "b h w 3"]
     names: list[tuple[str, ...]]
+    captions: list[str | None]
+    indices: list[int]
+
+    def parts(self, count: int) -> list["Batch"]:
+        """The batch in `count` equal parts."""
+        size = len(self.indices) // count
+        slices = [slice(i * size, (i + 1) * size) for i in range(count)]
+        return [
+            Batch(
+                degraded=self.degraded[part],
+                clean=self.clean[part],
+                names=self.names[part],
+                captions=self.captions[part],
+                indices=self.indices[part],
+            )
+            for part in slices
+        ]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch with its pixels on a device."""
+        return Batch(
+            degraded=self.degraded.to(device, non_blocking=True),
+            clean=self.clean.to(device, non_blocking=True),
+            names=self.names,
+            captions=self.captions,
+            indices=self.indices,
+        )
+
+    def generators(self, seed: int) -> list[torch.Generator]:
+        """The source of randomness of each sample, on the CPU."""
+        return [torch.Generator().manual_seed(seed * 1_000_003 + index) for index in self.indices]
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples of one size as one batch."""
+def collate(samples: Sequence[tuple[int, Sample]]) -> Batch:
+    """Numbered samples of one size as one batch."""
     return Batch(
-        degraded=torch.stack([torch.from_numpy(sample.degraded) for sample in samples]),
-        clean=torch.stack([torch.from_numpy(sample.clean) for sample in samples]),
-        names=[sample.names for sample in samples],
+        degraded=torch.stack([torch.from_numpy(sample.degraded) for _, sample in samples]),
+        clean=torch.stack([torch.from_numpy(sample.clean) for _, sample in samples]),
+        names=[sample.names for _, sample in samples],
+        captions=[sample.caption for _, sample in samples],
+        indices=[index for index, _ in samples],
     )
 
 
@@ -42,36 +79,48 @@ def normalised(
 
 
 def draw_views(
-    regions: Sequence[Float[Tensor, "b 3 h w"]], side: int, generator: torch.Generator
+    regions: Sequence[Float[Tensor, "b 3 h w"]], side: int, generators: Sequence[torch.Generator]
 ) -> list[Float[Tensor, "b 3 s s"]]:
     """One view of each region, the same cut in each tensor given: in its own scale, or all of it resized.
 
     These are the two kinds of view the encoder is given at use (tiling.views).
     """
-    count, _, height, width = regions[0].shape
-    kinds = torch.rand(count, generator=generator) < 0.3
-    tops = torch.randint(max(1, height - side + 1), (count,), generator=generator).tolist()
-    lefts = torch.randint(max(1, width - side + 1), (count,), generator=generator).tolist()
-
-    def view(pixels: Tensor, i: int) -> Tensor:
-        if bool(kinds[i]) or min(height, width) < side:
-            return F.interpolate(pixels[i : i + 1], (side, side), mode="bicubic", antialias=True)
-        return pixels[i : i + 1, :, tops[i] : tops[i] + side, lefts[i] : lefts[i] + side]
-
-    return [torch.cat([view(pixels, i) for i in range(count)]) for pixels in regions]
+    height, width = regions[0].shape[-2:]
+    views: list[list[Tensor]] = [[] for _ in regions]
+    for i, generator in enumerate(generators):
+        whole = float(torch.rand((), generator=generator)) < 0.3 or min(height, width) < side
+        top, left = (0, 0) if whole else _corner(height, width, side, generator)
+        for pixels, kept in zip(regions, views, strict=True):
+            if whole:
+                kept.append(F.interpolate(pixels[i : i + 1], (side, side), mode="bicubic", antialias=True))
+            else:
+                kept.append(pixels[i : i + 1, :, top : top + side, left : left + side])
+    return [torch.cat(kept) for kept in views]
 
 
 def draw_patches(
-    regions: Sequence[Float[Tensor, "b 3 h w"]], side: int, *, count: int, generator: torch.Generator
+    regions: Sequence[Float[Tensor, "b 3 h w"]],
+    side: int,
+    *,
+    count: int,
+    generators: Sequence[torch.Generator],
 ) -> list[Float[Tensor, "n 3 p p"]]:
     """`count` cuts of each region, the same ones in each tensor given, channels-last."""
-    b, _, height, width = regions[0].shape
-    tops = torch.randint(height - side + 1, (b, count), generator=generator).tolist()
-    lefts = torch.randint(width - side + 1, (b, count), generator=generator).tolist()
-    places = [(i, y, x) for i in range(b) for y, x in zip(tops[i], lefts[i], strict=True)]
+    height, width = regions[0].shape[-2:]
+    places = [
+        (i, *_corner(height, width, side, generator))
+        for i, generator in enumerate(generators)
+        for _ in range(count)
+    ]
     return [
-        torch.stack([pixels[i, :, y : y + side, x : x + side] for i, y, x in places]).contiguous(
+        torch.stack([pixels[i, :, top : top + side, left : left + side] for i, top, left in places]).to(
             memory_format=torch.channels_last
         )
         for pixels in regions
     ]
+
+
+def _corner(height: int, width: int, side: int, generator: torch.Generator) -> tuple[int, int]:
+    """Top and left of a square that lies in a region."""
+    top = int(torch.randint(height - side + 1, (), generator=generator))
+    return top, int(torch.randint(width - side + 1, (), generator=generator))

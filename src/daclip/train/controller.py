@@ -1,11 +1,10 @@
 """Stage 1: the controller. Degraded photos in; out of it, what is wrong and the clean photo's content.
 
-Degradation: one sigmoid per word against the embedding of the word (PAPER 1.2 (c)), so mixtures are natural
-and a clean photo has a word of its own. Content: L1 between unit embeddings of the degraded photo under
-control and of the clean photo without (the wild variant, caption-free).
+Two losses are added: one on the degradation embedding, one on the content embedding (DA-CLIP section 3.1).
+Both have several forms, the published one among them; which is the default was measured (docs/decisions.md).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +12,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from daclip import clip
+from daclip.errors import DataError
 from daclip.train.batch import Batch, draw_views, normalised, planes
+from daclip.train.contrast import attainable_floor, contrastive, gathered
+from daclip.train.depthwise import quicken
 from daclip.train.presets import ControllerRun
 from daclip.vocabulary import CLEAN, DEGRADATIONS
 
 WORDS = (*DEGRADATIONS, CLEAN)
+
+_VISIBLE = 1 / 255
+"""A view that is nearer to the clean one, on average, shows nothing of what was done to the photo."""
+
+_MAX_LOGIT_SCALE = 4.6052  # ln 100
 
 
 class ControllerJob(nn.Module):
@@ -25,8 +32,9 @@ class ControllerJob(nn.Module):
 
     Args:
         run: its settings.
-        model: a DA-CLIP; only its controller learns.
-        words: text embeddings of WORDS.
+        model: a DA-CLIP; only its controller and its temperature learn.
+        texts: text embeddings of the words.
+        words: what can be wrong, and "clean".
         mean, std: normalisation of what the image towers see.
     """
 
@@ -34,78 +42,237 @@ class ControllerJob(nn.Module):
         self,
         run: ControllerRun,
         model: clip.DaClip,
-        words: Float[Tensor, "k d"],
+        texts: Float[Tensor, "k d"],
         *,
+        words: Sequence[str] = WORDS,
         mean: Sequence[float] = clip.COMPACT_MEAN,
         std: Sequence[float] = clip.COMPACT_STD,
     ) -> None:
         super().__init__()
+        if run.content in ("published", "masked") and model.text_tower is None:
+            raise DataError(
+                f"content={run.content} compares with captions, and {run.encoder} has no text tower",
+                hint="content=clean needs none",
+            )
         self.run = run
         self.model = model.requires_grad_(False)
+        quicken(self.model)
         self.model.controller.requires_grad_(True)
+        self.model.logit_scale.requires_grad_(True)
+        self.words = tuple(words)
         self.mean, self.std = mean, std
-        self.words: Tensor
-        self.register_buffer("words", F.normalize(words, dim=-1))
+        self.texts: Tensor
+        self.register_buffer("texts", F.normalize(texts, dim=-1))
         self.scale = nn.Parameter(torch.tensor(2.3))
         self.bias = nn.Parameter(torch.tensor(-2.0))
 
     def learning(self) -> nn.ModuleDict:
         """What is trained, averaged and saved."""
-        rule = nn.ParameterList([self.scale, self.bias])
+        rule = nn.ParameterList([self.scale, self.bias, self.model.logit_scale])
         return nn.ModuleDict({"controller": self.model.controller, "rule": rule})
+
+    def after_step(self) -> None:
+        """Keep the temperature where CLIP keeps it: logit_scale in [0, ln 100]."""
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0, _MAX_LOGIT_SCALE)
 
     def logits(self, degradation: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
         """One logit per word."""
-        return self.scale.exp() * F.normalize(degradation, dim=-1) @ self.words.T + self.bias
+        cosines = F.normalize(degradation, dim=-1) @ self.texts.T
+        if self.run.degradation == "sigmoid":
+            return self.scale.exp() * cosines + self.bias
+        return self.model.logit_scale.exp() * cosines
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a batch, and figures for the log."""
-        degraded, clean = self._views(batch, generator)
+    def targets(self, names: Sequence[tuple[str, ...]]) -> Float[Tensor, "b k"]:
+        """1 for each word that is true of a photo; "clean" where none is."""
+        rows = [[float(word in (parts or (CLEAN,))) for word in self.words] for parts in names]
+        return torch.tensor(rows, device=self.texts.device)
+
+    def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a batch, and figures for the log: each part, and the least it could be."""
+        degraded, clean, names = self._views(batch)
         embeddings = self.model.encode(degraded)
-        with torch.no_grad():
-            wanted = F.normalize(self.model.encode_plain(clean).float(), dim=-1)
+        found = F.normalize(embeddings.degradation.float(), dim=-1)
+        truth = self.targets(names)
+        said, floor = DEGRADATION_LOSSES[self.run.degradation](self, found, truth)
         content = F.normalize(embeddings.content.float(), dim=-1)
-        logits, truth = self.logits(embeddings.degradation.float()), targets(batch.names)
-        said = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").sum(1).mean()
-        shown = (content - wanted).abs().sum(1).mean() / content.shape[1] ** 0.5
-        single = torch.tensor([len(parts) <= 1 for parts in batch.names])
-        hits = (logits.argmax(1) == truth.argmax(1))[single].float()
-        figures = {"said": said.item(), "shown": shown.item()}
+        shown = CONTENT_LOSSES[self.run.content](self, content, clean, batch.captions)
+        figures = {"said": said.item(), "said_floor": floor, "shown": shown.item()}
+        single = torch.tensor([len(parts) <= 1 for parts in names], device=truth.device)
+        hits = (self.logits(found).argmax(1) == truth.argmax(1))[single].float()
         if len(hits):  # a small batch may hold mixtures only
             figures["accuracy"] = hits.mean().item()
         return said + self.run.content_weight * shown, figures
 
     @torch.no_grad()
-    def validate(self, batches: Sequence[Batch]) -> dict[str, float]:
-        """Top-1 accuracy per word, over photos with at most one; cosine of content to the clean photo's."""
-        hits: dict[str, list[float]] = {word: [] for word in WORDS}
+    def validate(self, batches: Sequence[Batch], device: torch.device) -> tuple[dict[str, float], None]:
+        """Top-1 accuracy per word, over photos with at most one; how near content is to the clean photo's.
+
+        `content` is the mean cosine to it, `content_r1` how often the own clean photo (with captions: the
+        own caption) is the nearest of all; the same for the plain tower, `content_plain`.
+        """
+        hits: dict[str, list[float]] = {word: [] for word in self.words}
         controlled: list[Tensor] = []
         plain: list[Tensor] = []
-        for number, batch in enumerate(batches):
-            degraded, clean = self._views(batch, torch.Generator().manual_seed(number))
+        wanted: list[Tensor] = []
+        for batch in batches:
+            degraded, clean, names = self._views(batch.to(device))
             embeddings = self.model.encode(degraded)
-            wanted = self.model.encode_plain(clean).float()
-            controlled.append(F.cosine_similarity(embeddings.content.float(), wanted))
-            plain.append(F.cosine_similarity(self.model.encode_plain(degraded).float(), wanted))
+            controlled.append(F.normalize(embeddings.content.float(), dim=-1))
+            plain.append(F.normalize(self.model.encode_plain(degraded).float(), dim=-1))
+            wanted.append(self._wanted(clean, batch.captions))
             best = self.logits(embeddings.degradation.float()).argmax(1)
-            for parts, word in zip(batch.names, best.tolist(), strict=True):
+            for parts, word in zip(names, best.tolist(), strict=True):
                 if len(parts) <= 1:
                     truth = parts[0] if parts else CLEAN
-                    hits[truth].append(float(WORDS[word] == truth))
+                    hits[truth].append(float(self.words[word] == truth))
         figures = {f"accuracy/{word}": sum(h) / len(h) for word, h in hits.items() if h}
         if figures:
             figures["accuracy"] = sum(figures.values()) / len(figures)
-        figures["content"] = float(torch.cat(controlled).mean())
-        figures["content_plain"] = float(torch.cat(plain).mean())
-        return figures
+        truth = torch.cat(wanted)
+        for name, parts in (("content", controlled), ("content_plain", plain)):
+            similarity = torch.cat(parts) @ truth.T
+            figures[name] = float(similarity.diagonal().mean())
+            figures[f"{name}_r1"] = float(
+                (similarity.argmax(1).cpu() == torch.arange(len(truth))).float().mean()
+            )
+        return figures, None
 
-    def _views(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
-        """One normalised view of each degraded region, and the same view of the clean one."""
-        views = draw_views([planes(batch.degraded), planes(batch.clean)], self.run.view, generator)
-        return [normalised(view, self.mean, self.std) for view in views]
+    def goal(self, figures: dict[str, float]) -> float:
+        """What the best weights have most of."""
+        return figures.get("accuracy", 0.0) + figures["content"]
+
+    def _wanted(
+        self, clean: Float[Tensor, "b 3 s s"], captions: Sequence[str | None]
+    ) -> Float[Tensor, "b d"]:
+        """What content should be near: the caption where there are captions, else the clean photo."""
+        if self.run.content in ("published", "masked"):
+            return self.captions(captions)
+        return F.normalize(self.model.encode_plain(clean).float(), dim=-1)
+
+    @torch.no_grad()
+    def captions(self, captions: Sequence[str | None]) -> Float[Tensor, "b d"]:
+        """Unit embeddings of captions. Raises DataError where a photo has none."""
+        known = [caption for caption in captions if caption]
+        if len(known) < len(captions):
+            raise DataError(
+                f"{len(captions) - len(known)} of {len(captions)} photos have no caption",
+                hint="content=clean needs none",
+            )
+        return self.model.encode_text(known, normalize=True).float()
+
+    def _views(
+        self, batch: Batch
+    ) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 3 s s"], list[tuple[str, ...]]]:
+        """Normalised views of the degraded regions, the same of the clean ones, and what each view shows.
+
+        A view that missed the drop, the mask or the shadow shows a clean photo.
+        """
+        regions = [planes(batch.degraded), planes(batch.clean)]
+        degraded, clean = draw_views(regions, self.run.view, batch.generators(self.run.loop.seed))
+        is_changed = ((degraded - clean).abs().mean((1, 2, 3)) > _VISIBLE).tolist()
+        names = [parts if seen else () for parts, seen in zip(batch.names, is_changed, strict=True)]
+        return normalised(degraded, self.mean, self.std), normalised(clean, self.mean, self.std), names
 
 
-def targets(names: Sequence[tuple[str, ...]]) -> Float[Tensor, "b k"]:
-    """1 for each word that is true of a photo; "clean" where none is."""
-    rows = [[float(word in (parts or (CLEAN,))) for word in WORDS] for parts in names]
-    return torch.tensor(rows)
+# ---- losses of the degradation embedding: loss, and the least it could be
+
+
+def _sigmoid(
+    job: ControllerJob, found: Float[Tensor, "b d"], truth: Float[Tensor, "b k"]
+) -> tuple[Tensor, float]:
+    """One sigmoid per word against its text (PAPER 1.2 (c)): mixtures are natural, "clean" is a word."""
+    logits = job.scale.exp() * found @ job.texts.T + job.bias
+    return F.binary_cross_entropy_with_logits(logits, truth, reduction="none").sum(1).mean(), 0.0
+
+
+def _softmax(
+    job: ControllerJob, found: Float[Tensor, "b d"], truth: Float[Tensor, "b k"]
+) -> tuple[Tensor, float]:
+    """Cross-entropy against the texts of the words; the parts of a mixture share the target."""
+    share = truth / truth.sum(1, keepdim=True)
+    entropy = -(share * share.clamp(min=1e-9).log()).sum(1).mean()
+    return F.cross_entropy(job.model.logit_scale.exp() * found @ job.texts.T, share), entropy.item()
+
+
+def _published(
+    job: ControllerJob, found: Float[Tensor, "b d"], truth: Float[Tensor, "b k"]
+) -> tuple[Tensor, float]:
+    """Published: contrast with the texts in the batch. Items of one word are negatives of each other."""
+    return _contrast(job, found, F.normalize(truth @ job.texts, dim=-1), masked=False)
+
+
+def _masked(
+    job: ControllerJob, found: Float[Tensor, "b d"], truth: Float[Tensor, "b k"]
+) -> tuple[Tensor, float]:
+    """The same, but items of one word are not each other's negatives (PAPER 1.2 (a))."""
+    return _contrast(job, found, F.normalize(truth @ job.texts, dim=-1), masked=True)
+
+
+DegradationLoss = Callable[[ControllerJob, Tensor, Tensor], tuple[Tensor, float]]
+DEGRADATION_LOSSES: dict[str, DegradationLoss] = {
+    "sigmoid": _sigmoid,
+    "softmax": _softmax,
+    "published": _published,
+    "masked": _masked,
+}
+
+
+# ---- losses of the content embedding
+
+
+Captions = Sequence[str | None]
+
+
+def _to_clean(
+    job: ControllerJob, content: Float[Tensor, "b d"], clean: Float[Tensor, "b 3 s s"], captions: Captions
+) -> Tensor:
+    """The wild variant, caption-free: L1 to the clean photo's embedding in the plain tower."""
+    with torch.no_grad():
+        wanted = F.normalize(job.model.encode_plain(clean).float(), dim=-1)
+    return (content - wanted).abs().sum(1).mean() / content.shape[1] ** 0.5
+
+
+def _to_captions(
+    job: ControllerJob, content: Float[Tensor, "b d"], clean: Float[Tensor, "b 3 s s"], captions: Captions
+) -> Tensor:
+    """Published: contrast with the captions in the batch."""
+    return _contrast(job, content, job.captions(captions), masked=False)[0]
+
+
+def _to_other_captions(
+    job: ControllerJob, content: Float[Tensor, "b d"], clean: Float[Tensor, "b 3 s s"], captions: Captions
+) -> Tensor:
+    """The same, but photos with one caption are not each other's negatives."""
+    return _contrast(job, content, job.captions(captions), masked=True)[0]
+
+
+def _nothing(
+    job: ControllerJob, content: Float[Tensor, "b d"], clean: Float[Tensor, "b 3 s s"], captions: Captions
+) -> Tensor:
+    """No loss on the content."""
+    return content.sum() * 0
+
+
+ContentLoss = Callable[[ControllerJob, Tensor, Tensor, Captions], Tensor]
+CONTENT_LOSSES: dict[str, ContentLoss] = {
+    "clean": _to_clean,
+    "published": _to_captions,
+    "masked": _to_other_captions,
+    "none": _nothing,
+}
+
+
+# ---- contrast
+
+
+def _contrast(
+    job: ControllerJob, photos: Float[Tensor, "b d"], texts: Float[Tensor, "b d"], *, masked: bool
+) -> tuple[Tensor, float]:
+    """CLIP's symmetric loss over the batch of all processes, and the least it could be."""
+    photos, texts = gathered(photos), gathered(texts)
+    same = texts @ texts.T > 1 - 1e-5
+    return (
+        contrastive(job.model.logit_scale.exp() * photos @ texts.T, same if masked else None),
+        0.0 if masked else attainable_floor(same),
+    )

@@ -1,144 +1,299 @@
 """The training loop: draws in order, steps, averages of the weights, checkpoints, validation.
 
-Everything a step needs follows from (seed, step): which photos, which cuts, which views. So a run that was
-killed goes on from its last checkpoint with the losses it would have had.
+Everything a step needs follows from (seed, number of the draw): which photos, which cuts, which views, which
+noise. So a run that was killed goes on from its last checkpoint with the losses it would have had, and
+several processes make the update that one makes with the whole batch.
 """
 
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
-from torch import nn
+from accelerate import Accelerator
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
+from torchvision.utils import save_image
 
 from daclip.data import DataSet, Sample
-from daclip.errors import DataError
+from daclip.errors import DataError, UsageError
 from daclip.train import resume
 from daclip.train.batch import Batch, collate
 from daclip.train.controller import ControllerJob
-from daclip.train.optim import cosine, weight_groups
-from daclip.train.presets import ControllerRun, RestorerRun
+from daclip.train.optim import cosine, optimiser
+from daclip.train.presets import ControllerRun, Loop, RestorerRun
 from daclip.train.restorer import RestorerJob
 
 Job = ControllerJob | RestorerJob
 Log = Callable[[dict[str, Any]], None]
+Writer = Callable[[Path], object]
 
 
-def fit(job: Job, *, data: DataSet, val: Sequence[Batch], folder: Path, log: Log) -> None:
+def fit(
+    job: Job, *, data: DataSet, val: Sequence[Batch], folder: Path, log: Log, write_model: Writer
+) -> None:
     """Train until the run's last step; afterwards the job holds the averaged weights.
 
-    Raises DataError when loss or gradients are not finite, or a checkpoint does not fit the job.
+    Checkpoints, pictures of the validations and `best`, the model that validated best, go to the folder.
+    In a run of several processes only the first one logs and writes.
+
+    Args:
+        job: what learns.
+        data: what batches are drawn from.
+        val: batches to validate on.
+        folder: of the run.
+        log: told the figures of a step.
+        write_model: writes the job's weights, as they are then, as a model folder.
+
+    Raises:
+        DataError: loss or gradients are not finite, or a checkpoint does not fit the job.
+        UsageError: the device is not there, or the batch cannot be shared out.
     """
-    run = job.run
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(json.dumps(asdict(run), indent=1) + "\n", encoding="utf-8")
-    optimiser = torch.optim.AdamW(
-        weight_groups(job.named_parameters(), weight_decay=run.weight_decay),
-        lr=run.learning_rate,
-        betas=(0.9, 0.99),
+    loop = job.run.loop
+    accelerator = _accelerator(loop, folder)
+    learner = _Learner(job, accelerator)
+    start = learner.go_on(folder)
+    track = _tracker(accelerator, job.run)
+    source = batches(
+        data,
+        size=regions_per_step(job.run),
+        start=start,
+        stop=loop.steps,
+        workers=loop.workers,
+        share=(accelerator.process_index, accelerator.num_processes),
     )
-    learning = job.learning()
-    average = AveragedModel(learning, multi_avg_fn=get_ema_multi_avg_fn(run.ema), use_buffers=False)
-    start = _go_on(folder, learning, average, optimiser)
-    began = time.monotonic()
-    source = batches(data, size=regions_per_step(run), start=start, stop=run.steps, workers=run.workers)
+    began = monotonic()
     for done, batch in enumerate(source, start + 1):
-        figures = _step(job, batch, optimiser, step=done - 1)
-        average.update_parameters(learning)
-        is_last = done == run.steps
-        if done % run.log_every == 0 or is_last:
-            rate = (done - start) * run.batch / (time.monotonic() - began)
+        figures = learner.step(batch, done - 1)
+        is_last = done == loop.steps
+        if not accelerator.is_main_process:
+            continue
+        if done % loop.log_every == 0 or is_last:
+            rate = (done - start) * loop.batch / (monotonic() - began)
             log({"step": done, **figures, "per_second": round(rate, 1)})
-        if done % run.save_every == 0 or is_last:
-            weights = {"weights": learning.state_dict(), "average": average.state_dict()}
-            resume.save(folder, done, {**weights, "optimiser": optimiser.state_dict()})
-        if done % run.validate_every == 0 or is_last:
-            log({"step": done, "val": _validate(job, average, val)})
-    learning.load_state_dict(average.module.state_dict())
+            track("train", figures, done)
+        if done % loop.validate_every == 0 or is_last:
+            figures = learner.validate(val, done, folder, write_model)
+            log({"step": done, "val": figures})
+            track("val", figures, done)
+        if done % loop.save_every == 0 or is_last:
+            resume.save(folder, done, learner.state(), keep=loop.keep)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    job.learning().load_state_dict(learner.average.module.state_dict())
 
 
-def _go_on(
-    folder: Path, learning: nn.Module, average: AveragedModel, optimiser: torch.optim.Optimizer
-) -> int:
-    """Load the newest checkpoint, where there is one, and return how many steps are done."""
-    state = resume.load(folder)
-    if state is None:
-        return 0
-    try:
-        learning.load_state_dict(state["weights"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise DataError(
-            f"{folder}: its checkpoint belongs to another network", hint="use another folder, or --fresh"
-        ) from error
-    return int(state["step"])
+class _Learner:
+    """The weights that learn, their average, their optimiser, and the best validation so far."""
+
+    def __init__(self, job: Job, accelerator: Accelerator) -> None:
+        self.job, self.accelerator = job.to(accelerator.device), accelerator
+        self.loop = job.run.loop
+        self.learning = job.learning()
+        self.optimiser = optimiser(job.named_parameters(), self.loop)
+        average = get_ema_multi_avg_fn(self.loop.ema)
+        self.average = AveragedModel(self.learning, multi_avg_fn=average, use_buffers=False)
+        # float16 alone underflows; its scale is part of the state
+        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=self.loop.precision == "fp16")
+        self.best = -float("inf")
+        if self.loop.compile:
+            for part in self.learning.children():
+                part.compile()
+
+    def go_on(self, folder: Path) -> int:
+        """Load the newest checkpoint, where there is one, and return how many steps are done."""
+        state = resume.load(folder)
+        if state is None:
+            return 0
+        try:
+            self.learning.load_state_dict(state["weights"])
+            self.average.load_state_dict(state["average"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.best = state["best"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise DataError(
+                f"{folder}: its checkpoint belongs to another network",
+                hint="use another folder, or --fresh",
+            ) from error
+        return int(state["step"])
+
+    def state(self) -> dict[str, Any]:
+        """What `go_on` needs."""
+        return {
+            "weights": self.learning.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best": self.best,
+        }
+
+    def step(self, batch: Batch, number: int) -> dict[str, float]:
+        """One update of the weights; figures for the log, those of the last part."""
+        loop = self.loop
+        for group in self.optimiser.param_groups:
+            group["lr"] = loop.learning_rate * cosine(
+                number, loop.steps, warmup=loop.warmup, floor=loop.floor
+            )
+        self.optimiser.zero_grad()
+        loss = torch.zeros((), device=self.accelerator.device)
+        figures: dict[str, float] = {}
+        for part in batch.parts(loop.accumulate):
+            with self.autocast():
+                mean, figures = self.job(part.to(self.accelerator.device), number / loop.steps)
+            self.scaler.scale(mean / loop.accumulate).backward()
+            loss += mean.detach() / loop.accumulate
+        self.scaler.unscale_(self.optimiser)
+        weights = [weight for group in self.optimiser.param_groups for weight in group["params"]]
+        loss = self._mean_over_processes(loss, weights)
+        norm = nn.utils.clip_grad_norm_(weights, loop.clip_norm or float("inf"))
+        # before the update: a checkpoint must never hold weights that are not numbers; a step in float16 may
+        # overflow, and the scaler then leaves it out
+        if not torch.isfinite(loss) or not (torch.isfinite(norm) or self.scaler.is_enabled()):
+            raise DataError(
+                f"the loss is {loss.item()} and its gradient {norm.item()} at step {number}",
+                hint="lower learning_rate, or use precision=fp32",
+            )
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.job.after_step()
+        self.average.update_parameters(self.learning)
+        return {"loss": loss.item(), **figures, "norm": norm.item()}
+
+    def _mean_over_processes(self, loss: Tensor, weights: Sequence[Tensor]) -> Tensor:
+        """The mean loss; the gradients are replaced by their mean, all in one message."""
+        if self.accelerator.num_processes == 1:
+            return loss
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        flat = torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)])
+        flat = self.accelerator.reduce(flat, "mean")
+        assert isinstance(flat, Tensor)
+        for gradient, mean in zip(
+            gradients, flat[1:].split([gradient.numel() for gradient in gradients]), strict=True
+        ):
+            gradient.copy_(mean.view_as(gradient))
+        return flat[0]
+
+    def validate(
+        self, val: Sequence[Batch], step: int, folder: Path, write_model: Writer
+    ) -> dict[str, float]:
+        """Figures of the averaged weights, their pictures, and the model where it is the best so far."""
+        with self._averaged():
+            with self.autocast():
+                figures, pictures = self.job.validate(val, self.accelerator.device)
+            if pictures is not None:
+                (folder / "pictures").mkdir(exist_ok=True)
+                save_image(pictures, folder / "pictures" / f"{step:08d}.png", nrow=6, padding=4)
+            if (goal := self.job.goal(figures)) > self.best:
+                self.best = goal
+                write_model(folder / "best")
+        return figures
+
+    @contextmanager
+    def _averaged(self) -> Generator[None]:
+        """The job with the averaged weights; those in training are put back afterwards."""
+        kept = {name: value.clone() for name, value in self.learning.state_dict().items()}
+        self.learning.load_state_dict(self.average.module.state_dict())
+        try:
+            yield
+        finally:
+            self.learning.load_state_dict(kept)
+
+    def autocast(self) -> torch.autocast:
+        """The precision of the run."""
+        kind = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.loop.precision]
+        return torch.autocast(self.accelerator.device.type, kind, enabled=kind is not None)
 
 
-def _step(job: Job, batch: Batch, optimiser: torch.optim.Optimizer, *, step: int) -> dict[str, float]:
-    """One update of the weights; figures for the log."""
-    run = job.run
-    for group in optimiser.param_groups:
-        group["lr"] = run.learning_rate * cosine(step, run.steps, warmup=run.warmup, floor=1e-3)
-    generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
-    with torch.autocast("cpu", torch.bfloat16, enabled=run.precision == "bf16"):
-        loss, figures = job.loss(batch, generator)
-    optimiser.zero_grad()
-    loss.backward()
-    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
-    norm = nn.utils.clip_grad_norm_(weights, run.clip_norm)
-    # before the update: a checkpoint must never hold weights that are not numbers
-    if not (torch.isfinite(loss) and torch.isfinite(norm)):
-        raise DataError(
-            f"the loss is {loss.item()} and its gradient {norm.item()} at step {step}",
-            hint="lower learning_rate, or use precision=fp32",
+def _accelerator(loop: Loop, folder: Path) -> Accelerator:
+    """The processes of the run, and the device of this one."""
+    if loop.device not in ("auto", "cpu") and not torch.cuda.is_available():
+        raise UsageError(f"device={loop.device}: PyTorch finds no such device", hint="use device=cpu")
+    accelerator = Accelerator(
+        cpu=loop.device == "cpu" or not torch.cuda.is_available(),
+        log_with=[*loop.trackers] or None,
+        project_dir=folder,
+    )
+    parts = accelerator.num_processes * loop.accumulate
+    if loop.batch % parts:
+        raise UsageError(
+            f"batch={loop.batch} cannot be shared by {accelerator.num_processes} processes"
+            f" in {loop.accumulate} parts each",
+            hint=f"use a multiple of {parts}",
         )
-    optimiser.step()
-    return {"loss": loss.item(), **figures, "norm": norm.item()}
+    return accelerator
 
 
-def _validate(job: Job, average: AveragedModel, val: Sequence[Batch]) -> dict[str, float]:
-    """Figures of the averaged weights; the weights in training are put back afterwards."""
-    learning = job.learning()
-    kept = {name: value.clone() for name, value in learning.state_dict().items()}
-    learning.load_state_dict(average.module.state_dict())
-    with torch.autocast("cpu", torch.bfloat16, enabled=job.run.precision == "bf16"):
-        figures = job.validate(val)
-    learning.load_state_dict(kept)
-    return figures
+def _tracker(
+    accelerator: Accelerator, run: ControllerRun | RestorerRun
+) -> Callable[[str, dict[str, float], int], None]:
+    """A function that tells the run's trackers the figures of a step."""
+    if not run.loop.trackers:
+        return lambda _, figures, step: None
+    flat = {**asdict(run), **asdict(run.loop)}
+    plain = (int, float, str)
+    settings = {
+        name: value if isinstance(value, plain) else json.dumps(value) for name, value in flat.items()
+    }
+    accelerator.init_trackers("tracked", config=settings)
+
+    def track(prefix: str, figures: dict[str, float], step: int) -> None:
+        accelerator.log({f"{prefix}/{name}": value for name, value in figures.items()}, step=step)
+
+    return track
 
 
 # ---- data
 
 
-class _Draws(Dataset[Sample]):
+class _Draws(Dataset[tuple[int, Sample]]):
     """A data set as the loader wants it."""
 
     def __init__(self, data: DataSet) -> None:
         self.data = data
 
-    def __getitem__(self, index: int) -> Sample:
-        return self.data.draw(index)
+    def __getitem__(self, index: int) -> tuple[int, Sample]:
+        return index, self.data.draw(index)
 
 
-def batches(data: DataSet, *, size: int, start: int, stop: int, workers: int) -> Iterator[Batch]:
-    """Batches number `start` to `stop` - 1 of the data, each the same after any interruption."""
+def batches(
+    data: DataSet,
+    *,
+    size: int,
+    start: int,
+    stop: int,
+    workers: int,
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[Batch]:
+    """Batches number `start` to `stop` - 1 of the data, each the same after any interruption.
+
+    Args:
+        data: what is drawn from.
+        size: draws of a batch, over all processes.
+        start: number of the first batch.
+        stop: number behind the last one.
+        workers: processes that draw.
+        share: number of this process and of all; each gets its part of every batch.
+    """
+    process, processes = share
+    own = size // processes
+    first = [batch * size + process * own for batch in range(start, stop)]
     loader = DataLoader(
         _Draws(data),
-        sampler=range(start * size, stop * size),
-        batch_size=size,
+        batch_sampler=[[*range(index, index + own)] for index in first],
         num_workers=workers,
         collate_fn=collate,
         prefetch_factor=4 if workers else None,
+        pin_memory=torch.cuda.is_available(),
     )
     return iter(loader)
 
 
 def regions_per_step(run: ControllerRun | RestorerRun) -> int:
     """Draws a step takes from the data."""
-    return run.batch // run.patches_per_region if isinstance(run, RestorerRun) else run.batch
+    return run.loop.batch // run.patches_per_region if isinstance(run, RestorerRun) else run.loop.batch

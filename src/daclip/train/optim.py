@@ -1,10 +1,48 @@
-"""Learning-rate schedule and parameter groups."""
+"""Optimisers, learning-rate schedule and parameter groups."""
 
 import math
 from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from daclip.train.presets import Loop
+
+
+def optimiser(named: Iterable[tuple[str, nn.Parameter]], loop: Loop) -> torch.optim.Optimizer:
+    """The optimiser of a run over its trainable weights."""
+    groups = weight_groups(named, weight_decay=loop.weight_decay)
+    betas = (loop.beta1, loop.beta2)
+    if loop.optimiser == "lion":
+        return Lion(groups, lr=loop.learning_rate, betas=betas)
+    return torch.optim.AdamW(groups, lr=loop.learning_rate, betas=betas)
+
+
+class Lion(torch.optim.Optimizer):
+    """Lion (Chen et al., 2023, algorithm 2): steps by the sign of a mixed average, decoupled weight decay.
+
+    Args:
+        groups: parameter groups, each with its `weight_decay`.
+        lr: a third to a tenth of AdamW's.
+        betas: share of the average in the step, and in the next average.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float]) -> None:
+        super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Update every weight that has a gradient."""
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                average: Tensor = self.state[weight].setdefault("exp_avg", torch.zeros_like(weight))
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(average.lerp(weight.grad, 1 - beta1).sign_(), alpha=-group["lr"])
+                average.lerp_(weight.grad, 1 - beta2)
 
 
 def cosine(step: int, steps: int, *, warmup: int = 0, floor: float = 0.0) -> float:

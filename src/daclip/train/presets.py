@@ -25,6 +25,60 @@ SHARES = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Loop:
+    """How a run is carried out, whatever it trains.
+
+    Args:
+        batch: samples of an update, over all processes and accumulated parts.
+        accumulate: parts a batch is computed in, one after another, to save memory.
+        optimiser: `adamw`, or `lion` (Chen et al., 2023).
+        learning_rate: at its highest: linear warm-up, then a cosine to `floor` of it.
+        beta1, beta2: of the optimiser's averages.
+        clip_norm: largest norm of the gradient; 0 leaves it as it is.
+        ema: share of the old in the averaged weights at each step.
+        precision: of the forward pass.
+        device: `auto` is a CUDA device where there is one; in a run of several processes each takes its own.
+        compile: the networks, by torch.compile.
+        workers: processes that read and degrade photos; their number changes nothing but the speed.
+        threads: of the arithmetic; another number gives other last digits.
+        validate_every, validate_regions: how often, in steps, and on how many regions.
+        save_every, log_every: steps.
+        keep: checkpoints kept.
+        trackers: who else is told the figures, by the names accelerate knows; `log.jsonl` always is.
+    """
+
+    steps: int
+    batch: int
+    accumulate: int = 1
+    optimiser: Literal["adamw", "lion"] = "adamw"
+    learning_rate: float
+    floor: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float
+    warmup: int
+    clip_norm: float = 1.0
+    ema: float
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    device: str = "auto"
+    compile: bool = False
+    workers: int = 1
+    threads: int = 1
+    seed: int = 0
+    validate_every: int = 500
+    validate_regions: int = 256
+    save_every: int = 250
+    keep: int = 2
+    log_every: int = 50
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for sizes that contradict each other."""
+        if self.batch % self.accumulate:
+            raise UsageError(f"batch={self.batch} is no multiple of accumulate={self.accumulate}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class BackboneRun:
     """Stage 0, `train.backbone`: join the frozen halves of the compact backbone.
 
@@ -51,40 +105,38 @@ class ControllerRun:
     """Stage 1, `train.controller`: teach the controller what is wrong and what the clean photo would show.
 
     Args:
-        data: folder of clean photos.
-        encoder: run folder of the backbone, or a model by folder or name.
-        batch: regions a step; each is seen in one view.
+        data: what `daclip.data.open_data` can read: clean photos, pairs, a captions file, shards, the hub.
+        encoder: run folder of the backbone, a model by folder or name, or `open_clip:NAME:TAG`.
         region: side of the degraded square, in pixels.
         view: side of what the encoder sees, in pixels: smaller than at use, where 224 costs three times more.
-        content_weight: of the L1 between content embedding and the clean photo's plain embedding.
-        precision: of the forward pass.
-        workers: processes that degrade photos; their number changes nothing but the speed.
-        threads: of the arithmetic; another number gives other last digits.
-        validate_every, validate_regions: how often, in steps, and on how many regions.
-        save_every, log_every: steps.
+        degradation: loss of the degradation embedding, see train.controller.DEGRADATION_LOSSES.
+        content: loss of the content embedding, see train.controller.CONTENT_LOSSES.
+        content_weight: of the content loss beside the other.
+        clean_share, mixture_share: of untouched photos and of mixtures, where photos are degraded here.
+        shares: relative draws of the degradations.
     """
 
     data: str = "photos"
     encoder: str = "runs/compact-backbone"
-    steps: int = 3000
-    batch: int = 32
     region: int = 256
-    view: int = 128
-    learning_rate: float = 4e-4
-    weight_decay: float = 0.05
-    warmup: int = 100
-    clip_norm: float = 1.0
+    view: int = 144
+    degradation: Literal["sigmoid", "softmax", "published", "masked"] = "sigmoid"
+    content: Literal["clean", "published", "masked", "none"] = "clean"
     content_weight: float = 5.0
-    ema: float = 0.995
-    precision: Literal["fp32", "bf16"] = "bf16"
-    workers: int = 1
-    threads: int = 1
-    seed: int = 0
-    validate_every: int = 500
-    validate_regions: int = 256
-    save_every: int = 250
-    log_every: int = 50
+    clean_share: float = 0.1
+    mixture_share: float = 0.2
     shares: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DEGRADATIONS, 1.0))
+    loop: Loop = field(
+        default_factory=lambda: Loop(
+            steps=4000,
+            batch=32,
+            learning_rate=8e-4,
+            weight_decay=0.05,
+            warmup=100,
+            ema=0.998,
+            validate_regions=512,
+        )
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,55 +144,76 @@ class RestorerRun:
     """Stage 2, `train.restorer`: teach a network to mend what the controller names.
 
     Args:
-        data: folder of clean photos.
+        data: what `daclip.data.open_data` can read: clean photos, pairs, shards, the hub.
         encoder: run folder of the controller, or a model by folder or name. Weights from a folder go into the
             finished model, a bundled name or hub id stays a name in it.
         network: name and constructor arguments of the network.
-        batch: patches a step, cut from `batch / patches_per_region` regions.
-        patch: side in pixels.
+        objective: `clean` is one pass; `published` and `noise` train a diffusion network, see
+            train.restorer.OBJECTIVES.
+        loss: `l1`, `root-l1` or `log-l1`, see train.restorer.LOSSES. The more it is bent, the more a tenth
+            less error counts the same in a dark patch and in a slightly blurred one, as it does in PSNR.
+        sde: arguments of IRSDE, for diffusion.
+        sample_steps: network calls of a validation, for diffusion.
+        region: side of the degraded square, in pixels.
+        patch: side of what the network sees, in pixels.
+        late_patch, late_from: side from this share of the steps on; a region then gives fewer patches, so
+            that a step sees the same number of pixels.
+        patches_per_region: patches cut from one region; `loop.batch` counts patches.
         view: side of what the encoder sees, in pixels.
-        loss: `l1`, `root-l1` or `log-l1`, see train.restorer.LOSSES. Under the log a tenth less error
-            counts the same in a dark patch and in a slightly blurred one, as it does in PSNR.
-
-    The other settings are those of ControllerRun.
+        clean_share, mixture_share: of untouched photos and of mixtures, where photos are degraded here.
+        shares: relative draws of the degradations.
     """
 
     data: str = "photos"
     encoder: str = "runs/compact-controller"
     network: dict[str, Any] = field(default_factory=dict[str, Any])
-    steps: int = 20_000
-    batch: int = 32
-    region: int = 256
-    patch: int = 128
-    view: int = 160
-    patches_per_region: int = 4
-    learning_rate: float = 8e-4
-    weight_decay: float = 1e-4
-    warmup: int = 200
-    clip_norm: float = 1.0
+    objective: Literal["clean", "published", "noise"] = "clean"
     loss: Literal["l1", "root-l1", "log-l1"] = "root-l1"
-    ema: float = 0.999
-    precision: Literal["fp32", "bf16"] = "bf16"
-    workers: int = 1
-    threads: int = 1
-    seed: int = 0
-    validate_every: int = 1000
-    validate_regions: int = 256
-    save_every: int = 250
-    log_every: int = 50
+    sde: dict[str, Any] = field(default_factory=dict[str, Any])
+    sample_steps: int = 8
+    region: int = 256
+    patch: int = 64
+    late_patch: int = 128
+    late_from: float = 0.7
+    patches_per_region: int = 4
+    view: int = 160
+    clean_share: float = 0.1
+    mixture_share: float = 0.2
     shares: dict[str, float] = field(default_factory=lambda: dict(SHARES))
+    loop: Loop = field(
+        default_factory=lambda: Loop(
+            steps=60_000,
+            batch=32,
+            learning_rate=2e-3,
+            weight_decay=1e-4,
+            warmup=300,
+            ema=0.998,
+            validate_every=2000,
+        )
+    )
 
     def __post_init__(self) -> None:
         """Raise UsageError for sizes that contradict each other."""
-        if self.batch % self.patches_per_region:
+        if self.loop.batch % self.patches_per_region:
             raise UsageError(
-                f"batch={self.batch} is no multiple of patches_per_region={self.patches_per_region}"
+                f"batch={self.loop.batch} is no multiple of patches_per_region={self.patches_per_region}"
             )
-        if self.patch > self.region:
-            raise UsageError(f"patch={self.patch} does not fit into region={self.region}")
+        for name in ("patch", "late_patch"):
+            if getattr(self, name) > self.region:
+                raise UsageError(f"{name}={getattr(self, name)} does not fit into region={self.region}")
+        if self.objective == "clean" and self.sde:
+            raise UsageError("a network of one pass has no sde", hint="objective=noise trains a diffusion")
 
 
 Run = BackboneRun | ControllerRun | RestorerRun
+
+
+# ---- small ones, for one small machine
+
+
+def controller_compact() -> ControllerRun:
+    """The bundled encoder: EfficientNet-Lite0 and MiniLM joined, under control."""
+    return ControllerRun()
 
 
 def compact() -> RestorerRun:
@@ -161,6 +234,41 @@ def compact() -> RestorerRun:
     return RestorerRun(network=network)
 
 
+def compact_degradation() -> RestorerRun:
+    """`compact` without the content embedding: the row NAFNet + Degradation of the paper's Table 3."""
+    run = compact()
+    return replace(run, network={**run.network, "content": "none"})
+
+
+def compact_plain() -> RestorerRun:
+    """`compact` without any embedding: the row NAFNet of the paper's Table 3."""
+    run = compact()
+    plain = {"degradation": False, "content": "none", "context_dim": None, "attention": "pool"}
+    return replace(run, network={**run.network, **plain})
+
+
+def compact_sde() -> RestorerRun:
+    """The bundled diffusion restorer: a small conditional U-Net at half resolution, for few calls."""
+    network = {
+        "name": "unet",
+        "width": 32,
+        "multipliers": [1, 2, 4],
+        "context_dim": 256,
+        "degradation": True,
+        "content": False,
+        "half_resolution": True,
+    }
+    run = compact()
+    return replace(
+        run,
+        network=network,
+        objective="noise",
+        loss="l1",
+        sde={"max_sigma": 50 / 255, "steps": 100, "schedule": "cosine", "eps": 0.005},
+        loop=replace(run.loop, learning_rate=4e-4),
+    )
+
+
 def compact_tiny() -> RestorerRun:
     """A toy of 75 thousand parameters: 300 steps take a minute on a CPU, and the gain turns positive."""
     run = compact()
@@ -168,47 +276,285 @@ def compact_tiny() -> RestorerRun:
     return replace(
         run,
         network=network,
-        steps=300,
-        batch=8,
-        patch=64,
         region=128,
-        ema=0.98,  # an average over 1000 steps would still hold the random start
-        validate_every=150,
-        save_every=100,
+        late_patch=64,
+        # an average over 1000 steps would still hold the random start
+        loop=replace(run.loop, steps=300, batch=8, warmup=20, ema=0.98, validate_every=150, save_every=100),
     )
+
+
+def controller_tiny() -> ControllerRun:
+    """A few hundred steps of the compact controller on small views."""
+    run = ControllerRun(region=96, view=64)
+    loop = replace(run.loop, steps=300, batch=16, warmup=20, ema=0.97, validate_every=150, save_every=100)
+    return replace(run, loop=loop)
+
+
+# ---- the paper's
+
+
+def controller() -> ControllerRun:
+    """The published DA-CLIP, ViT-B-32: 50 epochs of 52,800 photos in batches of 4 x 784 (PAPER.md 1.3)."""
+    return ControllerRun(
+        data="datasets/universal/daclip_train.csv",
+        encoder="open_clip:ViT-B-32:laion2b_s34b_b79k",
+        region=256,
+        view=224,
+        degradation="published",
+        content="published",
+        content_weight=1.0,
+        loop=Loop(
+            steps=840,
+            batch=3136,
+            learning_rate=3e-5,
+            floor=0.0,
+            beta2=0.98,
+            weight_decay=0.05,
+            warmup=100,
+            clip_norm=0.0,
+            ema=0.0,
+            precision="fp16",
+            workers=8,
+            validate_every=100,
+            save_every=50,
+        ),
+    )
+
+
+def wild_controller() -> ControllerRun:
+    """The wild DA-CLIP, ViT-L-14: content drawn to the clean photo's, words told apart by cross-entropy.
+
+    Its training code is not published; the losses are those PAPER.md 1.2 recommends.
+    """
+    run = controller()
+    return replace(
+        run,
+        data="datasets/wild",
+        encoder="open_clip:ViT-L-14:laion2b_s32b_b82k",
+        degradation="sigmoid",
+        content="clean",
+        content_weight=5.0,
+        mixture_share=0.7,
+    )
+
+
+def universal_ir() -> RestorerRun:
+    """The published universal-ir: the conditional U-Net on all ten degradations (PAPER.md 2.4)."""
+    network = {"name": "unet", "width": 64, "multipliers": [1, 2, 4, 8], "context_dim": 512}
+    return RestorerRun(
+        data="datasets/universal",
+        encoder="runs/controller",
+        network={**network, "degradation": True, "content": True, "content_levels": [3]},
+        objective="published",
+        loss="l1",
+        sde={"max_sigma": 50 / 255, "steps": 100, "schedule": "cosine", "eps": 0.005},
+        sample_steps=100,
+        patch=256,
+        late_patch=256,
+        patches_per_region=1,
+        view=224,
+        shares=dict.fromkeys(DEGRADATIONS, 1.0),
+        loop=Loop(
+            steps=700_000,
+            batch=16,
+            learning_rate=2e-4,
+            floor=5e-3,
+            weight_decay=0.0,
+            warmup=0,
+            clip_norm=0.0,
+            ema=0.9995,  # published: 0.995 every 10 steps
+            precision="fp32",
+            workers=8,
+            validate_every=10_000,
+            save_every=5000,
+        ),
+    )
+
+
+def wild_ir() -> RestorerRun:
+    """The published wild-ir: the same at half resolution, on mixtures (PAPER.md 2.4)."""
+    run = universal_ir()
+    return replace(
+        run,
+        data="datasets/wild",
+        encoder="runs/wild-controller",
+        network={**run.network, "context_dim": 768, "degradation": False, "half_resolution": True},
+        mixture_share=0.7,
+        loop=replace(run.loop, steps=500_000, validate_every=5000),
+    )
+
+
+def _single(word: str, data: str) -> RestorerRun:
+    """A degradation-specific model of the paper's Table 2: universal-ir without the prompt, on one word."""
+    run = universal_ir()
+    network = {**run.network, "degradation": False}
+    return replace(run, data=data, network=network, shares={word: 1.0}, clean_share=0.0, mixture_share=0.0)
+
+
+def rain100h() -> RestorerRun:
+    """Table 2 (a), rain."""
+    return _single("rainy", "datasets/rain100h")
+
+
+def lol() -> RestorerRun:
+    """Table 2 (b), low light."""
+    return _single("low-light", "datasets/lol")
+
+
+def gopro() -> RestorerRun:
+    """Table 2 (c), motion blur."""
+    return _single("motion-blurry", "datasets/gopro")
+
+
+def reside6k() -> RestorerRun:
+    """Table 2 (d), haze."""
+    return _single("hazy", "datasets/reside6k")
+
+
+def nafnet() -> RestorerRun:
+    """NAFNet of the unified table: one pass, no embeddings."""
+    run = universal_ir()
+    network = {"name": "nafnet", "width": 32, "encoder_blocks": [1, 1, 1, 28], "middle_blocks": 1}
+    return replace(
+        run,
+        network={**network, "decoder_blocks": [1, 1, 1, 1]},
+        objective="clean",
+        sde={},
+        loop=replace(run.loop, learning_rate=1e-3, floor=1e-4, ema=0.999, beta2=0.9),
+    )
+
+
+def nafnet_degradation() -> RestorerRun:
+    """NAFNet + Degradation of the unified table."""
+    run = nafnet()
+    return replace(run, network={**run.network, "context_dim": 512, "degradation": True})
+
+
+def nafnet_daclip() -> RestorerRun:
+    """NAFNet + DA-CLIP of the unified table."""
+    run = nafnet_degradation()
+    return replace(run, network={**run.network, "content": "attention"})
+
+
+def _baseline(name: str, **changes: Any) -> RestorerRun:
+    run = nafnet()
+    return replace(run, network={"name": name}, loop=replace(run.loop, learning_rate=2e-4, **changes))
+
+
+def restormer() -> RestorerRun:
+    """Restormer of the unified table."""
+    return _baseline("restormer", weight_decay=1e-4, beta2=0.999)
+
+
+def airnet() -> RestorerRun:
+    """AirNet of the unified table."""
+    return _baseline("airnet", beta2=0.999)
+
+
+def promptir() -> RestorerRun:
+    """PromptIR of the unified table."""
+    return _baseline("promptir", beta2=0.999)
+
+
+def _with_daclip(run: RestorerRun) -> RestorerRun:
+    """The same network told what the encoder saw."""
+    conditioned = {"context_dim": 512, "degradation": True, "content": "vector"}
+    return replace(run, network={**run.network, **conditioned})
+
+
+def restormer_daclip() -> RestorerRun:
+    """Restormer + DA-CLIP."""
+    return _with_daclip(restormer())
+
+
+def airnet_daclip() -> RestorerRun:
+    """AirNet + DA-CLIP."""
+    return _with_daclip(airnet())
+
+
+def promptir_daclip() -> RestorerRun:
+    """PromptIR + DA-CLIP."""
+    return _with_daclip(promptir())
 
 
 PRESETS: dict[str, Callable[[], Run]] = {
     "compact-backbone": BackboneRun,
-    "compact-controller": ControllerRun,
+    "compact-controller": controller_compact,
     "compact": compact,
+    "compact-degradation": compact_degradation,
+    "compact-plain": compact_plain,
+    "compact-sde": compact_sde,
     "compact-tiny": compact_tiny,
+    "controller-tiny": controller_tiny,
+    "controller": controller,
+    "wild-controller": wild_controller,
+    "universal-ir": universal_ir,
+    "wild-ir": wild_ir,
+    "rain100h": rain100h,
+    "lol": lol,
+    "gopro": gopro,
+    "reside6k": reside6k,
+    "nafnet": nafnet,
+    "nafnet-degradation": nafnet_degradation,
+    "nafnet-daclip": nafnet_daclip,
+    "restormer": restormer,
+    "restormer-daclip": restormer_daclip,
+    "airnet": airnet,
+    "airnet-daclip": airnet_daclip,
+    "promptir": promptir,
+    "promptir-daclip": promptir_daclip,
 }
+
+
+# ---- by name, with overrides
 
 
 def preset(name: str, overrides: Sequence[str] = ()) -> Run:
     """The run of a name, with `field=value` overrides; values are read as JSON, or as plain words.
 
-    Raises UsageError for an unknown preset or field, with the nearest known one, and for a value that the
-    field cannot take.
+    Fields of `loop` are named like the others. Raises UsageError for an unknown preset or field, with the
+    nearest known one, and for a value that the field cannot take.
     """
     if name not in PRESETS:
         raise UsageError(f'unknown preset "{name}"', hint=_known(name, list(PRESETS)))
     run = PRESETS[name]()
-    known = [each.name for each in fields(run)]
-    changes: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    of_loop: dict[str, Any] = {}
     for override in overrides:
         key, sign, text = override.partition("=")
-        if not sign or key not in known:
-            raise UsageError(f'unknown setting "{override}"', hint=_known(key, known))
-        changes[key] = _value(run, key, text)
-    return replace(run, **changes)
+        loop = None if isinstance(run, BackboneRun) else run.loop
+        known = [each.name for part in (run, loop) if part is not None for each in fields(part)]
+        if not sign or key not in known or key == "loop":
+            raise UsageError(f'unknown setting "{override}"', hint=_known(key, sorted({*known} - {"loop"})))
+        if key in {each.name for each in fields(run)}:
+            own[key] = _value(run, key, text)
+        else:
+            of_loop[key] = _value(cast("Loop", loop), key, text)
+    if not isinstance(run, BackboneRun):
+        own["loop"] = replace(run.loop, **of_loop)
+    return replace(run, **own)
 
 
-def _value(run: Run, key: str, text: str) -> Any:
+def read_run(kind: str, settings: dict[str, Any]) -> Run:
+    """A run from its JSON form, as `run.json` keeps it. Raises UsageError when they do not fit each other."""
+    try:
+        loop: dict[str, Any] = {"loop": Loop(**settings["loop"])} if "loop" in settings else {}
+        return KINDS[kind](**(settings | loop))
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"these settings are no {kind} run: {error}") from error
+
+
+KINDS: dict[str, type[Run]] = {
+    "backbone": BackboneRun,
+    "controller": ControllerRun,
+    "restorer": RestorerRun,
+}
+
+
+def _value(part: Run | Loop, key: str, text: str) -> Any:
     """The text as a value of the kind the setting has now."""
-    now = getattr(run, key)
-    words = get_args(get_type_hints(type(run))[key]) if isinstance(now, str) else ()
+    now = getattr(part, key)
+    words = get_args(get_type_hints(type(part))[key]) if isinstance(now, str) else ()
     if isinstance(now, str):
         if words and text not in words:
             raise UsageError(f'{key} cannot be "{text}"', hint=f"known: {', '.join(words)}")
@@ -223,12 +569,31 @@ def _value(run: Run, key: str, text: str) -> Any:
         value = {str(word): float(share) for word, share in cast("dict[str, Any]", value).items()}
     if type(value) is not type(now):
         raise UsageError(f'{key} cannot be "{text}"', hint=f"give a value like {json.dumps(now)}")
-    if isinstance(value, int | float) and (value < 0 or (value == 0 and key not in _MAY_BE_ZERO)):
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and (value < 0 or (value == 0 and key not in _MAY_BE_ZERO))
+    ):
         raise UsageError(f"{key} cannot be {text}", hint="give a larger number")
     return value
 
 
-_MAY_BE_ZERO = frozenset({"content_weight", "dropout", "ema", "seed", "warmup", "weight_decay", "workers"})
+_MAY_BE_ZERO = frozenset(
+    {
+        "clean_share",
+        "clip_norm",
+        "content_weight",
+        "dropout",
+        "ema",
+        "floor",
+        "late_from",
+        "mixture_share",
+        "seed",
+        "warmup",
+        "weight_decay",
+        "workers",
+    }
+)
 
 
 def _known(word: str, known: list[str]) -> str:

@@ -1,13 +1,15 @@
 """Stage 2: the restorer. Degraded patches in, clean patches out, told what the encoder saw in the photo."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from daclip import clip
+from daclip import clip, sampling
+from daclip.diffusion import IRSDE
 from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes
 from daclip.train.presets import RestorerRun
 from daclip.vocabulary import CLEAN
@@ -16,20 +18,36 @@ _UNTOUCHED = 60.0
 """A patch closer to its clean photo than this, in dB, has nothing to gain."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What the encoder saw, one row for each patch; None for a network that is not told."""
+
+    content: Float[Tensor, "b d"] | None
+    degradation: Float[Tensor, "b d"] | None
+
+    def repeated(self, count: int) -> "Context":
+        """Each row `count` times, for as many patches of one region."""
+        return Context(
+            content=None if self.content is None else self.content.repeat_interleave(count, 0),
+            degradation=None if self.degradation is None else self.degradation.repeat_interleave(count, 0),
+        )
+
+
 class RestorerJob(nn.Module):
-    """A one-pass restorer in training, with its frozen encoder.
+    """A restorer in training, with its frozen encoder.
 
     Args:
         run: its settings.
-        encoder: a DA-CLIP, which learns nothing.
-        network: called as network(mu, content, degradation).
+        encoder: a DA-CLIP, which learns nothing; None for a network without embeddings.
+        network: called as network(mu, content, degradation), or for diffusion as
+            network(x, mu, t, content=..., degradation=...).
         mean, std: normalisation of what the encoder sees.
     """
 
     def __init__(
         self,
         run: RestorerRun,
-        encoder: clip.DaClip,
+        encoder: clip.DaClip | None,
         network: nn.Module,
         *,
         mean: Sequence[float] = clip.COMPACT_MEAN,
@@ -37,56 +55,103 @@ class RestorerJob(nn.Module):
     ) -> None:
         super().__init__()
         self.run = run
-        self.encoder = encoder.requires_grad_(False).eval()
+        self.encoder = None if encoder is None else encoder.requires_grad_(False).eval()
         self.network = network.to(memory_format=torch.channels_last)
         self.mean, self.std = mean, std
+        self.sde = IRSDE(**run.sde)
 
     def learning(self) -> nn.ModuleDict:
         """What is trained, averaged and saved."""
         return nn.ModuleDict({"network": self.network})
 
     @torch.no_grad()
-    def embeddings(
-        self, regions: Float[Tensor, "b 3 h w"], generator: torch.Generator
-    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+    def context(self, regions: Float[Tensor, "b 3 h w"], generators: Sequence[torch.Generator]) -> Context:
         """Content and degradation embedding of one view of each region."""
-        (views,) = draw_views([regions], self.run.view, generator)
+        if self.encoder is None:
+            return Context(content=None, degradation=None)
+        (views,) = draw_views([regions], self.run.view, generators)
         found = self.encoder.encode(normalised(views, self.mean, self.std))
-        return found.content.float(), found.degradation.float()
+        return Context(content=found.content.float(), degradation=found.degradation.float())
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """The loss of patches cut from the regions of a batch, and figures for the log."""
+    def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, float]]:
+        """The loss of patches cut from the regions of a batch, and figures for the log.
+
+        Args:
+            batch: regions.
+            progress: share of the steps that are done.
+        """
         degraded, clean = planes(batch.degraded), planes(batch.clean)
-        content, degradation = self.embeddings(degraded, generator)
-        count = self.run.patches_per_region
-        mu, x0 = draw_patches([degraded, clean], self.run.patch, count=count, generator=generator)
-        restored = self.network(
-            mu, content.repeat_interleave(count, 0), degradation.repeat_interleave(count, 0)
-        )
-        error = (restored.float() - x0).abs().mean((1, 2, 3))
+        generators = batch.generators(self.run.loop.seed)
+        context = self.context(degraded, generators)
+        side, count = self._cut(progress)
+        mu, x0 = draw_patches([degraded, clean], side, count=count, generators=generators)
+        draws = [each for each in generators for _ in range(count)]
+        error, restored = OBJECTIVES[self.run.objective](self, mu, x0, context.repeated(count), draws)
         loss = LOSSES[self.run.loss](error).mean()
-        before, after = psnr(mu, x0), psnr(restored.float().clamp(0, 1), x0)
-        figures = {"l1": error.mean().item()}
+        before, after = psnr(mu, x0), psnr(restored.detach().float().clamp(0, 1), x0)
+        figures = {"error": error.mean().item()}
         if len(gain := (after - before)[before < _UNTOUCHED]):
             figures["gain"] = gain.mean().item()
         return loss, figures
 
+    def _cut(self, progress: float) -> tuple[int, int]:
+        """Side of the patches, and how many of a region: later larger and fewer."""
+        run = self.run
+        if progress < run.late_from:
+            return run.patch, run.patches_per_region
+        return run.late_patch, max(1, round(run.patches_per_region * (run.patch / run.late_patch) ** 2))
+
+    def restored(self, mu: Float[Tensor, "b 3 h w"], context: Context) -> Float[Tensor, "b 3 h w"]:
+        """The clean photo, unclamped, as the trained network makes it."""
+        if self.run.objective == "clean":
+            return self.network(mu, context.content, context.degradation)
+        generator = torch.Generator().manual_seed(0)
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            noise = self.network(x, mu, t, content=context.content, degradation=context.degradation)
+            return noise.float()
+
+        def draw(_: int) -> Tensor:
+            return torch.randn(mu.shape, generator=generator).to(mu)
+
+        unbias = self.run.objective == "published"
+        return sampling.mrs(self.sde, predict, mu, draw, steps=self.run.sample_steps, unbias=unbias)
+
     @torch.no_grad()
-    def validate(self, batches: Sequence[Batch]) -> dict[str, float]:
-        """PSNR of input and result by degradation (mixtures: "mixed"), on whole regions, 8 bit; mean gain."""
+    def validate(
+        self, batches: Sequence[Batch], device: torch.device
+    ) -> tuple[dict[str, float], Float[Tensor, "n 3 h w"] | None]:
+        """PSNR of input and result by degradation (mixtures: "mixed"), on whole regions, 8 bit; mean gain.
+
+        The pictures are input, result and truth of one region of each degradation.
+        """
         rows: dict[str, list[tuple[float, float]]] = {}
-        for number, batch in enumerate(batches):
-            mu, x0 = planes(batch.degraded), planes(batch.clean)
-            restored = self.network(mu, *self.embeddings(mu, torch.Generator().manual_seed(number)))
+        shown: dict[str, list[Tensor]] = {}
+        for batch in batches:
+            on_device = batch.to(device)
+            mu, x0 = planes(on_device.degraded), planes(on_device.clean)
+            restored = self.restored(mu, self.context(mu, batch.generators(0)))
             restored = (restored.float().clamp(0, 1) * 255).round() / 255
-            for parts, before, after in zip(batch.names, psnr(mu, x0), psnr(restored, x0), strict=True):
+            for i, parts in enumerate(batch.names):
                 word = "mixed" if len(parts) > 1 else (parts or (CLEAN,))[0]
-                rows.setdefault(word, []).append((float(before), float(after)))
+                triple = [pixels[i : i + 1].float() for pixels in (mu, restored, x0)]
+                rows.setdefault(word, []).append(
+                    (float(psnr(triple[0], triple[2])), float(psnr(triple[1], triple[2])))
+                )
+                shown.setdefault(word, triple)
         figures = {f"psnr/{word}": sum(after for _, after in row) / len(row) for word, row in rows.items()}
         inputs = {f"input/{word}": sum(before for before, _ in row) / len(row) for word, row in rows.items()}
         gains = [figures[f"psnr/{word}"] - inputs[f"input/{word}"] for word in rows if word != CLEAN]
         gain = {"gain": sum(gains) / len(gains)} if gains else {}
-        return {**inputs, **figures, **gain}
+        pictures = [picture.cpu() for word in sorted(shown) for picture in shown[word]]
+        return {**inputs, **figures, **gain}, torch.cat(pictures) if pictures else None
+
+    def after_step(self) -> None:
+        """Nothing to keep in bounds."""
+
+    def goal(self, figures: dict[str, float]) -> float:
+        """What the best weights have most of."""
+        return figures.get("gain", -float("inf"))
 
 
 def psnr(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:
@@ -101,3 +166,58 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "log-l1": lambda error: (error + 0.01).log(),
 }
 """From the L1 of each patch to its loss: the more it is bent, the more small errors count beside large."""
+
+
+# ---- objectives: the error of each patch, and the clean patch the network stands for
+
+
+Objective = Callable[
+    [RestorerJob, Tensor, Tensor, Context, Sequence[torch.Generator]],
+    tuple[Float[Tensor, "b"], Float[Tensor, "b 3 h w"]],
+]
+
+
+def _clean(
+    job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
+) -> tuple[Float[Tensor, "b"], Float[Tensor, "b 3 h w"]]:
+    """One pass: the L1 to the clean patch."""
+    restored = job.network(mu, context.content, context.degradation)
+    return _l1(restored, x0), restored
+
+
+def _published(
+    job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
+) -> tuple[Float[Tensor, "b"], Float[Tensor, "b 3 h w"]]:
+    """Published: the L1 between the optimum step and the Euler step that the network's noise gives."""
+    t, _, x, predicted = _diffused(job, mu, x0, context, generators)
+    wanted = job.sde.reverse_step(x, x0, mu, t, t - 1)
+    error = _l1(job.sde.euler_mean(x, predicted, mu, t), wanted)
+    return error, job.sde.x0_from_noise(x, job.sde.unbias(predicted, x, mu, t), mu, t)
+
+
+def _noise(
+    job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
+) -> tuple[Float[Tensor, "b"], Float[Tensor, "b 3 h w"]]:
+    """Bias-free: the L1 between true and predicted noise, worth what it is worth in the next state."""
+    t, noise, x, predicted = _diffused(job, mu, x0, context, generators)
+    weight = torch.as_tensor(job.sde.weight(t), dtype=torch.float32, device=mu.device)
+    return weight * _l1(predicted, noise), job.sde.x0_from_noise(x, predicted, mu, t)
+
+
+def _diffused(
+    job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Times 1..steps, noise, the states they make, and the network's noise for them."""
+    times = [torch.randint(1, job.sde.steps + 1, (), generator=each) for each in generators]
+    t = torch.stack(times).to(mu.device)
+    noise = torch.stack([torch.randn(mu.shape[1:], generator=each) for each in generators]).to(mu)
+    x = job.sde.state(x0, mu, t, noise)
+    predicted = job.network(x, mu, t.float(), content=context.content, degradation=context.degradation)
+    return t, noise, x, predicted.float()
+
+
+def _l1(a: Tensor, b: Tensor) -> Float[Tensor, "b"]:
+    return (a.float() - b).abs().mean((1, 2, 3))
+
+
+OBJECTIVES: dict[str, Objective] = {"clean": _clean, "published": _published, "noise": _noise}
