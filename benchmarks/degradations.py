@@ -3,6 +3,7 @@
 python benchmarks/degradations.py                      crops of 256 x 256 per second
 python benchmarks/degradations.py --against PAIRS      statistics beside those of PAIRS/<name>/{LQ,GT}
 python benchmarks/degradations.py --sheet FILE         a picture of all of them at three severities
+python benchmarks/degradations.py --against PAIRS --sheet FILE   real ones beside ours
 """
 
 import argparse
@@ -146,16 +147,42 @@ def sheet(path: Path, severities: tuple[float, ...] = (0.3, 0.6, 1.0), side: int
     cv2.imwrite(str(path), page[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
 
 
+def real_sheet(root: Path, path: Path, *, rows: int = 2, side: int = 192) -> None:
+    """For each degradation up to two real pairs: clean, real, and ours at two severities about as heavy."""
+    lines: list[np.ndarray] = []
+    for i, name in enumerate(DEGRADATIONS):
+        for k, (degraded, clean) in enumerate(list(pairs(root, name))[:: max(1, rows)][:rows]):
+            severities = COMPARED.get(name, (0.4, 0.6, 0.8, 1.0))[1::2]
+            rng = np.random.default_rng([7, i, k])
+            made = [degrade(clean, name, severity=each, rng=rng).pixels for each in severities]
+            # cut and not shrunk, so that noise, blocks and streaks are seen as they are
+            top, left = (max(0, (size - side) // 2) for size in clean.shape[:2])
+            cuts = [np.zeros((side, side, 3), np.float32) for _ in range(4)]
+            for cut, pixels in zip(cuts, (clean, degraded, *made), strict=True):
+                part = pixels[top : top + side, left : left + side]
+                cut[: part.shape[0], : part.shape[1]] = part
+            line = np.full((side + 18, 4 * side, 3), 255, np.uint8)
+            line[18:] = np.round(np.hstack(cuts) * 255)
+            label = f"{name}: clean, real, ours {severities[0]} and {severities[1]}"
+            cv2.putText(line, label, (2, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+            lines.append(line)
+    lines += [np.full_like(lines[0], 255)] * (len(lines) % 2)
+    page = np.vstack([np.hstack(lines[i : i + 2]) for i in range(0, len(lines), 2)])
+    cv2.imwrite(str(path), page[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--against", type=Path, help="folder of real pairs")
-    parser.add_argument("--sheet", type=Path, help="PNG file to write")
+    parser.add_argument("--sheet", type=Path, help="PNG file to write; with --against real and ours")
     parser.add_argument("--rounds", type=int, default=6)
     given = parser.parse_args()
     cv2.setNumThreads(1)
-    if given.against:
+    if given.against and given.sheet:
+        real_sheet(given.against, given.sheet)
+    elif given.against:
         realism(given.against)
     elif given.sheet:
         sheet(given.sheet)

@@ -216,7 +216,7 @@ def tiny_blip(folder: Path) -> Path:
 @pytest.mark.torch
 def test_an_image_to_text_model_describes_photos(root: Path, tmp_path: Path) -> None:
     from daclip.captions.image_to_text import captioner
-    from daclip.errors import ModelError
+    from daclip.errors import ModelError, UsageError
 
     model = tiny_blip(tmp_path / "blip")
     describe: Captioner = captioner(str(model))
@@ -235,6 +235,8 @@ def test_an_image_to_text_model_describes_photos(root: Path, tmp_path: Path) -> 
     assert captions == {photo.stem: caption for photo, caption in zip(clean, together, strict=True)}
     with pytest.raises(ModelError, match="no image-to-text model"):
         captioner(str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match="no device abacus"):
+        captioner(str(model), device="abacus")
 
 
 # ---- the command

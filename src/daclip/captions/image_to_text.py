@@ -10,7 +10,7 @@ from PIL import Image
 
 from daclip.captions.sources import Captioner
 from daclip.data import read_pixels
-from daclip.errors import ModelError
+from daclip.errors import ModelError, UsageError
 
 PAPER_MODEL = "Salesforce/blip-image-captioning-large"
 """What the paper's captions were most likely made with (PAPER 1.5)."""
@@ -26,7 +26,7 @@ def captioner(model: str, *, device: str = "auto") -> Captioner:
             from it.
         device: of torch; "auto" takes a GPU where there is one.
 
-    Raises ModelError when the model is not there or is of another kind.
+    Raises ModelError when the model is not there or is of another kind, UsageError for an unknown device.
     """
     try:
         looks: Any = transformers.AutoImageProcessor.from_pretrained(model)
@@ -37,8 +37,13 @@ def captioner(model: str, *, device: str = "auto") -> Captioner:
         raise ModelError(
             f"{model}: no image-to-text model ({reason})", hint=f"name a folder, or one such as {PAPER_MODEL}"
         ) from error
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    network = network.to(place).eval()
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        place = torch.device(name)
+        network = network.to(place).eval()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"no device {name} ({reason})", hint="--device auto takes what is there") from error
 
     def describe(photos: Sequence[Path]) -> list[str | None]:
         pictures = [Image.fromarray(read_pixels(photo)) for photo in photos]

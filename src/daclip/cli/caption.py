@@ -1,13 +1,12 @@
 """`daclip caption FOLDER`: describe clean photos in words, for training."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from daclip.cli.terminal import Terminal, options
-from daclip.errors import UsageError, missing_extra
+from daclip.errors import MissingExtra, UsageError, missing_extra
 
 if TYPE_CHECKING:
     from daclip.captions import Captioner
@@ -83,11 +82,15 @@ def _captioner(model: str | None, captions: Path | None, device: str, *, tags: b
     from daclip import captions as captioning
 
     if model is not None:
-        # bars of the library would stand between our lines
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-        from daclip.captions.image_to_text import captioner
+        try:
+            import transformers
 
+            from daclip.captions.image_to_text import captioner
+        except ModuleNotFoundError as error:
+            raise MissingExtra("captions", "`daclip caption --model`") from error
+        # its bars would stand between our lines
+        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()
         return captioner(model, device=device)
     if captions is not None:
         return captioning.from_file(captions)
