@@ -202,7 +202,7 @@ def test_files_that_do_not_belong_together_are_refused(files, tmp_path):
         convert([files["universal-ir"], files["ir-sde"]], tmp_path)
     plain = tmp_path / "nafnet.pth"
     torch.save(NAFNet(width=16, encoder_blocks=(1,), decoder_blocks=(1,)).state_dict(), plain)
-    with pytest.raises(ModelError, match="not a published diffusion restorer"):
+    with pytest.raises(ModelError, match="a network of another project"):
         convert([files["daclip"], plain], tmp_path, config=CONFIG)
     assert not (tmp_path / "model.safetensors").exists()
 

@@ -84,6 +84,29 @@ def test_published_settings_have_the_published_number_of_weights(changed, parame
     assert sum(weight.numel() for weight in network.parameters()) == parameters
 
 
+@pytest.mark.slow
+def test_levels_that_are_computed_again_in_the_backward_pass_give_the_same_gradients():
+    network = tiny()
+    inputs, embeddings = batch()
+    kept: list[int] = []
+
+    def gradients():
+        kept.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            loss = network(*inputs, **embeddings).square().mean()
+        return torch.autograd.grad(loss, [w for w in network.parameters() if w.requires_grad])
+
+    def count(tensor):
+        kept[-1] += tensor.numel()
+        return tensor
+
+    plain = gradients()
+    network.checkpoint_activations = True
+    for again, wanted in zip(gradients(), plain, strict=True):
+        assert torch.equal(again, wanted)
+    assert kept[1] < kept[0] / 2
+
+
 @torch.no_grad()
 def test_folded_cross_attention_equals_attention_to_one_token():
     transformer = tiny().mid_attn.fn["fn"]

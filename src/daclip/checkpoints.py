@@ -267,7 +267,8 @@ def _bundled_encoder(file: str | Path, description: dict[str, Any] | None) -> tu
         raise ModelError(f"{file}: this restorer needs its DA-CLIP", hint="give both files")
     name = "compact-encoder"
     own = from_pretrained(name)
-    return own.daclip, replace(own.config, encoder=name, texts=None)
+    # its own dtype is not that of the weights converted beside it
+    return own.daclip, replace(own.config, encoder=name, texts=None, dtype="float32")
 
 
 def _check_widths(config: ModelConfig, description: dict[str, Any], files: Sequence[str | Path]) -> None:

@@ -89,6 +89,10 @@ class Phase:
     learning_rate: float
 
 
+HIGHEST_RATE = 1e-3
+"""Where the rates of the phases start."""
+
+
 def phase(progress: float) -> Phase:
     """The phase at a share of the training, 0 to 1: a tenth for the encoder alone, then all.
 
@@ -97,8 +101,8 @@ def phase(progress: float) -> Phase:
     """
     epoch = int(1000 * progress + 1e-6)
     if epoch < 100:
-        return Phase(restores=False, contrast_weight=1.0, learning_rate=1e-3 * 0.1 ** (epoch // 60))
-    return Phase(restores=True, contrast_weight=0.1, learning_rate=1e-4 * 0.5 ** ((epoch - 100) // 125))
+        return Phase(restores=False, contrast_weight=1.0, learning_rate=HIGHEST_RATE * 0.1 ** (epoch // 60))
+    return Phase(restores=True, contrast_weight=0.1, learning_rate=0.1 * HIGHEST_RATE * 0.5 ** ((epoch - 100) // 125))
 
 
 # ---- E: which degradation
@@ -319,15 +323,17 @@ def deformed(
     CPU a training step takes a quarter of the time of torchvision's.
     """
     height, width = x.shape[-2:]
-    rows = torch.arange(height, device=x.device)[:, None] + offset[:, :, 0].float()
-    columns = torch.arange(width, device=x.device) + offset[:, :, 1].float()
+    kind = torch.promote_types(x.dtype, torch.float32)  # bfloat16 cannot count pixels beyond 256
+    rows = torch.arange(height, device=x.device)[:, None] + offset[:, :, 0].to(kind)
+    columns = torch.arange(width, device=x.device) + offset[:, :, 1].to(kind)
     total = torch.zeros((), device=x.device)
     for k in range(9):
         # grid_sample counts from -1 to 1, from edge to edge
         across = (2 * (columns[:, k] + k % 3) - 1) / width - 1
         along = (2 * (rows[:, k] + k // 3) - 1) / height - 1
-        moved = F.grid_sample(x, torch.stack([across, along], dim=3), align_corners=False)
-        total = total + F.conv2d(moved * mask[:, k : k + 1], weight[:, :, k // 3, k % 3, None, None])
+        moved = F.grid_sample(x.to(kind), torch.stack([across, along], dim=3), align_corners=False)
+        weighted = (moved * mask[:, k : k + 1]).to(x.dtype)
+        total = total + F.conv2d(weighted, weight[:, :, k // 3, k % 3, None, None])
     return total
 
 
