@@ -47,7 +47,7 @@ clean:
 	rm -rf .venv build dist restored
 
 GROUND := src/daclip/errors.py,src/daclip/vocabulary.py,src/daclip/image/*,src/daclip/degradations.py,$\
-	src/daclip/diffusion.py,src/daclip/sampling.py,src/daclip/tiling.py,src/daclip/detect.py,src/daclip/models.py,src/daclip/data.py
+	src/daclip/diffusion.py,src/daclip/sampling.py,src/daclip/tiling.py,src/daclip/detect.py,src/daclip/models.py,src/daclip/data/*
 
 .venv/uv:
 	$(PYTHON) -m venv .venv

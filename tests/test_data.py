@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 import shutil
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from daclip.data import (
     split_title,
 )
 from daclip.data.files import PhotoCache
-from daclip.errors import DataError, PhotoError
+from daclip.errors import DataError, MissingExtra, PhotoError
 from daclip.vocabulary import DEGRADATIONS
 
 
@@ -435,6 +436,13 @@ def test_a_damaged_photo_in_a_shard_is_named(tmp_path: Path) -> None:
 
 
 # ---- the hub's library
+
+
+def test_the_hub_without_its_library_names_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.delitem(sys.modules, "daclip.data.hub", raising=False)
+    with pytest.raises(MissingExtra, match=r'needs the extra \[data\]; pip install "daclip\[data\]"'):
+        open_data("hf:owner/name")
 
 
 @pytest.mark.slow
