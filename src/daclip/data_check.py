@@ -2,9 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +17,7 @@ from daclip.data import (
     is_photo_name,
     list_photos,
     match,
+    processes,
     read_pixels,
     read_titles,
     split_folders,
@@ -184,8 +183,7 @@ def _seen(asked: list[tuple[Path, bool]], workers: int) -> Iterator[Look]:
     if workers <= 1:
         yield from map(_look, asked)
         return
-    # a forked libvips hangs: its threads are not copied
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with processes.pool(workers) as pool:
         yield from pool.map(_look, asked, chunksize=16)
 
 

@@ -3,14 +3,13 @@
 import json
 import os
 import shutil
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import cv2
@@ -18,7 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from daclip import degradations, image
-from daclip.data import Pixels8, Split, eight_bit, read_pixels
+from daclip.data import Pixels8, Split, eight_bit, processes, read_pixels
 from daclip.degradations import SEVERITIES, Settings
 from daclip.errors import DaclipError, DataError
 from daclip.vocabulary import CLEAN
@@ -131,7 +130,12 @@ def _keep_settings(root: Path, recipe: Recipe) -> None:
     path, wanted = root / SETTINGS_FILE, json.loads(json.dumps(asdict(recipe)))
     if not path.exists():
         _write((json.dumps(wanted, indent=1) + "\n").encode(), path)
-    elif (found := json.loads(path.read_text(encoding="utf-8"))) != wanted:
+        return
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error})", hint="remove it to start over") from error
+    if found != wanted:
         changed = ", ".join(name for name in wanted if found.get(name) != wanted[name])
         raise DataError(f"{root}: made with another {changed}", hint="use the same again, or another folder")
 
@@ -142,8 +146,7 @@ def _results(groups: list[list[Item]], root: Path, recipe: Recipe, workers: int)
         for group in groups:
             yield group, _make(group, root, recipe)
         return
-    # a forked libvips hangs: its threads are not copied
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread) as pool:
+    with processes.pool(workers) as pool:
         try:
             futures = {pool.submit(_make, group, root, recipe): group for group in groups}
             for future in as_completed(futures):
@@ -155,11 +158,6 @@ def _results(groups: list[list[Item]], root: Path, recipe: Recipe, workers: int)
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _one_thread() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    cv2.setNumThreads(1)
 
 
 def _make(group: list[Item], root: Path, recipe: Recipe) -> Counter[str] | str:
