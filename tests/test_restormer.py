@@ -186,6 +186,7 @@ def test_a_published_file_becomes_a_model_folder(name: str, wrapped: str, tmp_pa
     model = checkpoints.from_pretrained(folder)
     assert model.config.kind == "one-pass"
     assert model.config.encoder == "compact-encoder"
+    assert model.config.bytes_per_pixel > 1000
     assert model.config.network["name"] == name.removesuffix("-bias-free")
     mu = drawn(1, 3, 16, 24)
     torch.testing.assert_close(

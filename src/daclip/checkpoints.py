@@ -334,13 +334,13 @@ tags: [da-clip]
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 # Working memory of one tile on a CPU in float32, measured at 512 x 512: 3300 (universal-ir), 2800 (wild-ir),
-# 4900 (IR-SDE, depth 4), 2100 (Refusion).
+# 4900 (IR-SDE, depth 4), 2100 (Refusion); at 192 x 192: 8500 (Restormer), 8600 (PromptIR), 5400 (AirNet).
 _BYTES_PER_PIXEL = {
     "unet": 5000,
     "nafnet-refusion": 2200,
-    "restormer": 0,
-    "airnet": 0,
-    "promptir": 0,
+    "restormer": 9000,
+    "airnet": 5500,
+    "promptir": 9000,
 }
 _DIFFUSION = ("unet", "nafnet-refusion")
 
