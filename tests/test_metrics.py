@@ -107,6 +107,79 @@ def test_lpips_is_that_of_the_official_package() -> None:
 @pytest.mark.torch
 @pytest.mark.slow
 @pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the weights of LPIPS are not in ../shared/data/weights")
+def test_lpips_takes_alexnet_from_the_cache_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    alexnet = {**load_file(WEIGHTS / metrics.LPIPS_FILES[0]), "classifier.1.bias": torch.zeros(4096)}
+    torch.save(alexnet, tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    clean = photo(3, 96, 128)
+    assert metrics.load_lpips()(worse(clean, 30), clean) == pytest.approx(0.3042234, abs=1e-5)
+
+
+def test_the_frechet_distance_is_that_of_its_formula() -> None:
+    from scipy.linalg import sqrtm
+
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(6, 6))
+    for photos in (4, 30):  # fewer than features, and more
+        a = rng.normal(size=(photos, 6)) @ mixing
+        b = rng.normal(size=(photos + 3, 6)) + 1
+        product = np.cov(a, rowvar=False) @ np.cov(b, rowvar=False)
+        wanted = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(
+            np.cov(a, rowvar=False) + np.cov(b, rowvar=False) - 2 * sqrtm(product).real
+        )
+        assert metrics.frechet(a, b) == pytest.approx(wanted, rel=1e-4)
+    assert metrics.frechet(a, a) == pytest.approx(0, abs=1e-9)
+    with pytest.raises(DataError, match="needs two photos"):
+        metrics.frechet(a[:1], b)
+
+
+def test_fid_without_its_weights_names_the_file_and_where_it_was_sought(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    with pytest.raises(
+        DataError, match=f"{tmp_path}/{metrics.FID_FILE} and .*torch/hub/checkpoints"
+    ) as caught:
+        metrics.load_inception(tmp_path)
+    assert "--metric-weights" in str(caught.value)
+
+
+def test_other_features_are_not_called_fid(tmp_path: Path) -> None:
+    (tmp_path / metrics.FID_FILE).write_bytes(b"another network")
+    with pytest.raises(DataError, match="instead of 6726825d; on other features it is not FID"):
+        metrics.load_inception(tmp_path)
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_fid_sees_what_torch_fidelity_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hashlib
+
+    import torch
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    # the real weights cannot be had here: a network of random ones, under the name of the file
+    path = tmp_path / metrics.FID_FILE
+    torch.save({}, path)
+    torch.manual_seed(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path))
+    torch.save(network.state_dict(), path)
+    monkeypatch.setattr(metrics, "_FID_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    found = metrics.load_inception(tmp_path)(photo(0))
+    wanted = network(torch.from_numpy(photo(0).transpose(2, 0, 1)[None].copy()))[0][0].numpy()
+    np.testing.assert_array_equal(found, wanted)
+    assert found.shape == (2048,)
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the weights of LPIPS are not in ../shared/data/weights")
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     for name in metrics.LPIPS_FILES:
         (tmp_path / name).symlink_to(WEIGHTS / "lpips_vgg_v0.1.safetensors")

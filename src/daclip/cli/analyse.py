@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 HELP = """Study a model, and training runs RUN..., as the paper's discussion does; print a page in Markdown.
 
-With --output the page is written to a file, and its figures to a folder of its name beside it.
+With --output each study goes into that page, in the place of its last version, and its figures into a
+folder of the page's name.
 
 \b
 daclip analyse --photos photos/ --limit 4 --output analysis.md
@@ -98,11 +99,10 @@ def command(
         sections.append(_section(found, line, None if output is None else output.with_suffix("")))
     if not sections:
         raise UsageError("nothing to study", hint="these studies need --photos")
-    page = "\n\n".join(sections)
     if output is None:
-        terminal.result(page)
+        terminal.result("\n\n".join(sections))
     else:
-        _write(output, page)
+        _write(output, sections)
         terminal.result(str(output))
     return 0
 
@@ -124,7 +124,10 @@ def _section(study: "Study", line: str, folder: Path | None) -> str:
     return "\n\n".join(parts)
 
 
-def _write(path: Path, page: str) -> None:
-    """The sections into the file, under what stood above its first section."""
-    kept = path.read_text(encoding="utf-8").partition("\n## ")[0] if path.is_file() else "# Analysis\n"
-    path.write_text(f"{kept.rstrip()}\n\n{page}\n", encoding="utf-8")
+def _write(path: Path, sections: list[str]) -> None:
+    """The sections into the file: each in the place of the one of its heading, new ones at the end."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else "# Analysis\n"
+    head, *old = text.split("\n## ")
+    kept = {body.partition("\n")[0]: f"## {body.strip()}" for body in old}
+    kept |= {body.removeprefix("## ").partition("\n")[0]: body for body in sections}
+    path.write_text("\n\n".join([head.strip(), *kept.values()]) + "\n", encoding="utf-8")

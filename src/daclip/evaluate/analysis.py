@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float32
 from matplotlib.figure import Figure
 
-from daclip import checkpoints, degradations, detect, image, metrics, sampling, tiling
+from daclip import checkpoints, clip, degradations, detect, image, metrics, models, sampling, tiling
 from daclip.detect import Embeddings
 from daclip.diffusion import IRSDE
 from daclip.errors import DataError, ModelError, UsageError
@@ -184,9 +184,9 @@ def contexts(subject: Subject) -> Study:
         (case, *_truth(case)) for case in subject.cases("contexts", [n for n in DEGRADATIONS if n in known])
     ]
     found = [subject.embed(photo) for _, photo, _ in seen]
-    middle = Embeddings(
-        content=np.mean([one.content for one in found], axis=0, dtype=np.float32),
-        degradation=np.mean([one.degradation for one in found], axis=0, dtype=np.float32),
+    middle: One = Embeddings(
+        content=np.stack([one.content for one in found]).mean(axis=0),
+        degradation=np.stack([one.degradation for one in found]).mean(axis=0),
     )
     gains: dict[str, dict[str, list[float]]] = {}
     off = _without_prompt(subject)
@@ -418,8 +418,8 @@ def retrieval(subject: Subject) -> Study:
     )
 
 
-def _text_tower(subject: Subject) -> Any:
-    folder = subject.restorer.folder if subject.backbone is None else Restorer(subject.backbone).folder
+def _text_tower(subject: Subject) -> clip.DaClip:
+    folder = subject.restorer.folder if subject.backbone is None else models.find(subject.backbone)
     daclip = checkpoints.load(folder).daclip
     if daclip.text_tower is None:
         raise ModelError(
@@ -429,9 +429,16 @@ def _text_tower(subject: Subject) -> Any:
     return daclip
 
 
-def _encode_texts(daclip: Any, texts: Sequence[str]) -> Float32[np.ndarray, "n d"]:
+def _encode_texts(daclip: clip.DaClip, texts: Sequence[str]) -> Float32[np.ndarray, "n d"]:
+    parts: list[torch.Tensor] = []
+    tower = daclip.text_tower
+    assert tower is not None
     with torch.inference_mode():
-        parts = [daclip.encode_text(list(texts[start : start + 64])) for start in range(0, len(texts), 64)]
+        for start in range(0, len(texts), 64):
+            tokens = tower.tokenize(list(texts[start : start + 64]))
+            if isinstance(tower, clip.MiniLmText):  # it knows padding from text, so short ones are cheap
+                tokens = tokens[:, : int((tokens != 0).sum(dim=1).max())]
+            parts.append(daclip.encode_text(tokens))
     return torch.cat(parts).float().numpy()
 
 

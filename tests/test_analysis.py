@@ -1,0 +1,197 @@
+"""Studies of a toy model: every one has its rows, and those with a known answer have it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from daclip import checkpoints, cli
+from daclip.errors import DataError, ModelError, UsageError
+from daclip.evaluate import analysis
+from daclip.evaluate.analysis import STUDIES, Subject
+from daclip.models import read_config
+from toy_model import write_toy_model
+from toy_training import NETWORK, toy_encoder, write_encoder, write_photos
+
+pytestmark = [pytest.mark.torch]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A one-pass restorer of random weights with its encoder, which has a text tower, in torch alone."""
+    folder = tmp_path_factory.mktemp("models") / "toy"
+    encoder = read_config(write_encoder(folder.parent / "encoder"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = checkpoints.build_network(NETWORK)
+    config = replace(encoder, kind="one-pass", network=NETWORK, multiple=8, overlap=8)
+    return checkpoints.save_pretrained(
+        checkpoints.Model(daclip=toy_encoder(), network=network, config=config), folder
+    )
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("photos"), 2)
+
+
+def cells(study: analysis.Study, table: int = 0) -> dict[str, dict[str, str]]:
+    """The cells of a table by the first of each line and the heading."""
+    chosen = study.tables[table]
+    return {line[0]: dict(zip(chosen.head, line, strict=True)) for line in chosen.lines}
+
+
+@pytest.mark.slow
+def test_contexts_are_taken_away_one_by_one(model: Path, photos: Path) -> None:
+    study = analysis.contexts(Subject(model=str(model), photos=photos, limit=1))
+    rows = cells(study)
+    assert list(rows) == [
+        *("none", "content only", "degradation only", "both", "text oracle", "wrong word"),
+        *("plain content", "content of the clean photo", "prompt module off"),
+    ]
+    assert len(study.tables[0].head) == 1 + 10 + 2
+    # this network listens to both, so no two contexts give the same
+    means = [row["noisy"] + row["rainy"] + row["mean"] for row in rows.values()]
+    assert len(set(means)) >= 5
+
+
+@pytest.mark.slow
+def test_a_context_is_what_its_name_says(model: Path, photos: Path) -> None:
+    subject = Subject(model=str(model), photos=photos, limit=1)
+    case = subject.cases("x", ["noisy"])[0]
+    photo, clean = case.read()
+    assert clean is not None
+    own = subject.embed(photo)
+    middle = analysis.Embeddings(content=own.content * 0, degradation=own.degradation * 0)
+    known = list(subject.restorer.folder.texts.names[:10])
+    found = analysis._contexts_of(subject, "noisy", photo, clean, own, middle, known)
+    np.testing.assert_array_equal(found["degradation only"].content, middle.content)
+    np.testing.assert_array_equal(found["content only"].degradation, middle.degradation)
+    texts = subject.restorer.folder.texts
+    for name, word in (("text oracle", "noisy"), ("wrong word", "shadowed")):
+        told = found[name].degradation[0]
+        row = texts.embeddings[texts.names.index(word)]
+        assert told @ row == pytest.approx(np.linalg.norm(told) * np.linalg.norm(row), rel=1e-5)
+        assert np.linalg.norm(told) == pytest.approx(np.linalg.norm(own.degradation), rel=1e-5)
+    assert not np.allclose(found["plain content"].content, own.content)
+
+
+@pytest.mark.slow
+def test_words_and_points_of_plain_and_controlled_embeddings(model: Path, photos: Path) -> None:
+    subject = Subject(model=str(model), photos=photos, limit=2)
+    said = analysis.words(subject)
+    assert list(cells(said)) == ["controlled", "plain"]
+    assert sum(int(cell) for line in said.tables[1].lines for cell in line[2:-1] if cell != ".") == 2 * 22
+    seen = analysis.embeddings(subject)
+    assert list(cells(seen)) == ["degradation embedding", "plain embedding"]
+    assert len(seen.figures["embeddings"].axes) == 4
+
+
+def test_neighbours_and_projection_of_known_points() -> None:
+    rng = np.random.default_rng(0)
+    corners = np.repeat(np.eye(5)[:3], 6, axis=0) + rng.normal(0, 0.01, (18, 5))
+    labels = np.repeat(["a", "b", "c"], 6)
+    unit = analysis.detect.unit(corners.astype(np.float32))
+    assert analysis._neighbours_agree(unit, labels) == 1
+    assert analysis._neighbours_agree(unit, np.array(list("abc" * 6))) < 0.7
+    flat = analysis.pca(unit)
+    assert flat.shape == (18, 2)
+    # three corners lie in a plane: hardly anything is lost
+    assert np.square(flat).sum() == pytest.approx(np.square(unit - unit.mean(0)).sum(), rel=0.01)
+    assert analysis.pca(np.zeros((1, 4), np.float32)).shape == (1, 2)
+
+
+@pytest.mark.slow
+def test_severities_and_mixtures_have_their_lines(model: Path, photos: Path) -> None:
+    subject = Subject(model=str(model), photos=photos, limit=1)
+    rows = cells(analysis.severities(subject))
+    assert list(rows) == ["0.05 (unseen)", "0.1 (unseen)", "0.2", "0.4", "0.6", "0.8", "1"]
+    cosines = [float(row["plain cosine"]) for row in rows.values()]
+    assert cosines[0] > cosines[-1], "a heavier degradation leaves less of the content"
+    mixed = cells(analysis.mixtures(subject))
+    assert "low-light, noisy" in mixed
+    assert len(mixed) == 6
+
+
+@pytest.mark.slow
+def test_a_photo_finds_its_caption(model: Path, photos: Path, tmp_path: Path) -> None:
+    captions = tmp_path / "captions.csv"
+    lines = [f"{path},val,a photo of {path.stem},number {path.stem}" for path in sorted(photos.iterdir())]
+    captions.write_text(
+        "\n".join(["file,split,caption1,caption2", *lines, f"{lines[0]}".replace("val", "train")])
+    )
+    assert [len(own) for _, own in analysis.read_captions(captions)] == [2, 2]
+    subject = Subject(model=str(model), captions=captions, limit=2)
+    rows = cells(analysis.retrieval(subject))
+    assert len(rows) == 11
+    assert {row["controlled R@10"] for row in rows.values()} == {"100%"}, "four captions, ten places"
+    with pytest.raises(DataError, match="no photos with captions"):
+        (tmp_path / "empty.csv").write_text("file,caption1\n")
+        analysis.read_captions(tmp_path / "empty.csv")
+
+
+def test_captions_need_a_text_tower(photos: Path) -> None:
+    subject = Subject(captions=photos)
+    with pytest.raises(ModelError, match="no text tower, so captions have no embeddings; --backbone"):
+        analysis.retrieval(subject)
+
+
+def test_more_calls_bring_samplers_nearer_to_the_answer(photos: Path, tmp_path: Path) -> None:
+    diffusion = write_toy_model(tmp_path / "toy", "diffusion")
+    subject = Subject(model=str(diffusion), photos=photos, limit=1, calls=(2, 50), precision="fp32")
+    rows = cells(analysis.samplers(subject))
+    assert list(rows)[:6] == [
+        *("posterior", "sde (Euler)", "ode (Euler)", "mrs, order 1", "mrs, order 2", "mrs, order 3"),
+    ]
+    for name in ("sde (Euler)", "ode (Euler)"):
+        assert float(rows[name]["50 calls"]) > float(rows[name]["2 calls"])
+    # its noise is exact, so an exponential integrator is there at once
+    assert float(rows["mrs, order 1"]["2 calls"]) == pytest.approx(
+        float(rows["posterior"]["50 calls"]), abs=0.1
+    )
+    with pytest.raises(UsageError, match="samplers need a diffusion model"):
+        analysis.samplers(Subject(photos=photos))
+
+
+def test_curves_of_a_log_with_steps_done_again(tmp_path: Path) -> None:
+    lines = [{"step": 50, "loss": 2.0}, {"step": 100, "loss": 9.0}, {"step": 100, "loss": 1.0}]
+    lines.append({"step": 100, "val": {"gain": 0.5, "psnr/noisy": 20.0}})
+    (tmp_path / "a").mkdir()
+    log = tmp_path / "a" / "log.jsonl"
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 150, "lo')
+    assert [line["loss"] for line in analysis.read_log(log) if "loss" in line] == [2.0, 1.0]
+    study = analysis.curves(Subject(runs=(tmp_path / "a",)))
+    assert cells(study)["a"] == {
+        "run": "a",
+        "steps": "100",
+        "last loss": "1.000",
+        "last validation": "gain 0.500",
+    }
+    assert list(study.figures) == ["curves-gain", "curves-loss"]
+    with pytest.raises(DataError, match="cannot be read"):
+        analysis.curves(Subject(runs=(tmp_path / "b",)))
+
+
+def test_the_command_writes_a_page_study_by_study(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from daclip.cli import analyse
+
+    assert tuple(STUDIES) == analyse.STUDIES
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    page = tmp_path / "page.md"
+    page.write_text("# Ours\n\nKept.\n\n## Training curves\n\nold\n\n## Mixtures\n\nkept too\n")
+    run: Callable[..., int] = lambda *words: cli.run([str(word) for word in words])  # noqa: E731
+    assert run("analyse", tmp_path / "run", "--output", page) == 0
+    text = page.read_text()
+    assert text.startswith("# Ours\n\nKept.\n\n## Training curves\n\nFrom the logs")
+    assert text.endswith("## Mixtures\n\nkept too\n")
+    assert f"`daclip analyse {tmp_path / 'run'} --studies curves`" in text
+    assert (tmp_path / "page" / "curves-loss.svg").read_text().startswith("<?xml")
+    capfd.readouterr()
+    assert run("analyse") == 2
+    assert run("analyse", tmp_path / "run", "--studies", "vibes") == 2
+    assert 'no study "vibes"' in capfd.readouterr().err

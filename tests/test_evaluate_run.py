@@ -1,0 +1,363 @@
+"""Runs go on where they were, refuse other settings, share the work out, and tell it in every form."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from daclip import cli, evaluate, image
+from daclip.errors import UsageError
+from daclip.evaluate import Measurement, classification, published, tables
+from daclip.evaluate.cases import UNKNOWN
+from test_evaluate import scene, write
+from toy_model import write_toy_model
+
+Door = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_model(tmp_path_factory.mktemp("models") / "toy")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Three dark photos and a noisy one, in the published layout."""
+    root = tmp_path / "pairs"
+    for seed in (0, 1, 2):
+        write(root / "low-light" / "GT" / f"{seed}.png", scene(seed))
+        write(root / "low-light" / "LQ" / f"{seed}.png", scene(seed, light=0.2))
+    write(root / "noisy" / "GT" / "a.png", scene(3))
+    write(root / "noisy" / "LQ" / "a.png", scene(3, noise=0.2))
+    return root
+
+
+@pytest.fixture
+def daclip(capfd: pytest.CaptureFixture[str]) -> Door:
+    """The command line: exit code, stdout, stderr."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        code = cli.run([str(argument) for argument in arguments])
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def one(method: str = "m", degradation: str = "noisy", photo: str = "a", **values: object) -> Measurement:
+    settings: dict[str, object] = {
+        "protocol": "rgb",
+        "before": {"psnr": 20.0},
+        "after": {"psnr": 22.0},
+        "is_unchanged": False,
+        "seconds": 1.0,
+    }
+    return Measurement(method=method, degradation=degradation, photo=photo, **{**settings, **values})  # pyright: ignore[reportArgumentType]
+
+
+def plan(pairs: Path, **changes: object) -> evaluate.Plan:
+    settings: dict[str, object] = {"models": (), "peers": ("identity",), "data": str(pairs)}
+    return evaluate.Plan(**{**settings, **changes})  # pyright: ignore[reportArgumentType]
+
+
+def carried_out(run: evaluate.Run) -> list[str]:
+    return [case.name for case, _, error in run.carry_out() if error is None]
+
+
+# ---- intervals and protocols
+
+
+def test_the_interval_is_that_of_the_normal_law_and_the_same_every_time() -> None:
+    values = np.random.default_rng(0).normal(25, 3, 400)
+    low, high = tables.bootstrap([values.tolist()]) or (0, 0)
+    half = 1.96 * float(values.std()) / 20
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.05)
+    assert tables.bootstrap([values.tolist()]) == (low, high)
+    assert tables.bootstrap([[1.0], [2.0]]) is None, "one photo each says nothing"
+
+
+def test_the_interval_of_the_average_draws_within_each_degradation() -> None:
+    # the two levels are far apart: drawn together, the mean would move by whole dB
+    low, high = tables.bootstrap([[10.0, 10.2] * 8, [30.0, 30.2] * 8]) or (0, 0)
+    assert 20.0 < low < 20.1 < high < 20.2
+
+
+def test_figures_of_two_protocols_make_no_table() -> None:
+    with pytest.raises(UsageError, match="protocols rgb and y in one table"):
+        evaluate.summarise([one(), one(photo="b", protocol="y")])
+
+
+def test_fid_stands_beside_the_means_and_needs_two_photos() -> None:
+    rng = np.random.default_rng(0)
+    photos = [one(photo=name) for name in "abc"]
+    features = {("truth", name): rng.normal(size=4).astype(np.float32) for name in "abc"}
+    features |= {("m", name): features["truth", name] for name in "abc"}
+    features |= {("input", name): features["truth", name] + np.float32(2) for name in "abc"}
+    row = evaluate.summarise(photos, features)[0]
+    assert row.after["fid"] == pytest.approx(0, abs=1e-6)
+    assert row.before["fid"] == pytest.approx(4 * 2**2)
+    assert "fid" not in evaluate.summarise(photos[:1], features)[0].after
+
+
+# ---- words
+
+
+def test_what_was_said_is_counted_by_true_word() -> None:
+    said = [("noisy", {"noisy": 0.9, "rainy": 0.2}), ("noisy", {"noisy": 0.3, "rainy": 0.7})]
+    found = classification.classify("m", [*said, ("rainy", {"noisy": 0.1, "rainy": 0.6})])
+    assert (found.words, found.answers) == (("noisy", "rainy"), ("noisy", "rainy"))
+    assert found.confusion.tolist() == [[1, 1], [0, 1]]
+    assert found.accuracy == {"noisy": 0.5, "rainy": 1.0}
+    assert found.mean_accuracy == 0.75
+    # three bins of one photo: |1 - .9|, |0 - .7|, |1 - .6|
+    assert found.calibration_error == pytest.approx((0.1 + 0.7 + 0.4) / 3)
+
+
+def test_a_word_the_method_does_not_know_is_never_right() -> None:
+    assert classification.classify("m", [("foggy", {"noisy": 1.0})]).accuracy == {"foggy": 0.0}
+
+
+def test_evaluate_shows_what_was_said(daclip: Door, pairs: Path, toy: Path) -> None:
+    code, out, _ = daclip("evaluate", "--model", toy, "--data", pairs, "--table", "words")
+    assert code == 0
+    assert "toy: top-1 100.0%" in out
+    lines = [line.split() for line in out.splitlines() if line.startswith("toy ")]
+    assert lines[0][:2] + lines[0][-1:] == ["toy", "low-light", "100%"]
+
+
+# ---- the paper's tables
+
+
+def test_published_rows_stand_marked_beside_measured_ones(daclip: Door, pairs: Path, toy: Path) -> None:
+    common = ("evaluate", "--model", toy, "--data", pairs, "--table", "lol")
+    code, out, _ = daclip(*common)
+    assert code == 0
+    assert out.startswith("protocol rgb-crop4")
+    lines = [re.split(r"\s{2,}", line) for line in out.splitlines()]
+    assert ["MIRNet", "published", "-", "24.14", "0.830", "0.250", "69.18"] in lines
+    measured = next(line for line in lines if line[:3] == ["toy", "measured", "3"])
+    assert float(measured[3]) > 5
+    assert measured[5:] == ["-", "-"], "LPIPS and FID were not measured"
+    code, _, err = daclip(*common, "--protocol", "rgb")
+    assert code == 2
+    assert "of the protocol rgb-crop4, the rows of rgb" in err
+
+
+def test_the_unified_table_says_of_how_many_degradations_it_is(daclip: Door, pairs: Path, toy: Path) -> None:
+    _, out, _ = daclip("evaluate", "--model", toy, "--data", pairs, "--table", "unified")
+    assert "toy: average of 2 of the ten degradations" in out
+    assert "identity" in out
+    _, _, err = daclip("evaluate", "--model", toy, "--data", pairs, "--table", "gopro")
+    assert "nothing measured on motion-blurry photos" in err
+
+
+def test_the_published_tables_are_whole() -> None:
+    assert {name: len(paper.lines) for name, paper in published.TABLES.items()} == {
+        "unified": 8,
+        "rain100h": 6,
+        "lol": 6,
+        "gopro": 6,
+        "reside6k": 6,
+    }
+    # the sum of all printed PSNR, added up by hand from the tables
+    total = sum(line.psnr for paper in published.TABLES.values() for line in paper.lines)
+    assert total == pytest.approx(210.42 + 182.49 + 129.24 + 181.77 + 167.27)
+
+
+# ---- going on
+
+
+def test_a_run_goes_on_where_it_was(pairs: Path, tmp_path: Path) -> None:
+    first = evaluate.Run(plan(pairs, limit=1), tmp_path / "run")
+    assert carried_out(first) == ["low-light/LQ/0.png", "noisy/LQ/a.png"]
+    second = evaluate.Run(plan(pairs), tmp_path / "run")
+    assert carried_out(second) == ["low-light/LQ/1.png", "low-light/LQ/2.png"]
+    at_once = evaluate.Run(plan(pairs), tmp_path / "other")
+    assert len(carried_out(at_once)) == 4
+    figures = [
+        sorted((found.photo, found.after["psnr"]) for found in run.findings.measurements)
+        for run in (second, at_once)
+    ]
+    assert figures[0] == figures[1]
+
+
+def test_a_method_added_later_is_measured_alone(pairs: Path, tmp_path: Path) -> None:
+    carried_out(evaluate.Run(plan(pairs), tmp_path / "run"))
+    more = evaluate.Run(plan(pairs, peers=("identity", "clahe")), tmp_path / "run")
+    assert {task.methods for task in more.tasks} == {("clahe",)}
+    assert len(carried_out(more)) == 4
+    assert {found.method for found in more.findings.measurements} == {"identity", "clahe"}
+
+
+def test_other_settings_are_refused_and_a_changed_photo_is_measured_again(
+    pairs: Path, tmp_path: Path
+) -> None:
+    carried_out(evaluate.Run(plan(pairs), tmp_path / "run"))
+    with pytest.raises(UsageError, match="was measured with another protocol; name another --output"):
+        evaluate.Run(plan(pairs, protocol="y"), tmp_path / "run")
+    with pytest.raises(UsageError, match="another metrics"):
+        evaluate.Run(plan(pairs, metrics=("psnr",)), tmp_path / "run")
+    write(pairs / "noisy" / "LQ" / "b.png", scene(3, noise=0.1))
+    (pairs / "noisy" / "LQ" / "b.png").replace(pairs / "noisy" / "LQ" / "a.png")
+    assert carried_out(evaluate.Run(plan(pairs), tmp_path / "run")) == ["noisy/LQ/a.png"]
+
+
+def test_a_line_cut_by_a_kill_is_measured_again(pairs: Path, tmp_path: Path) -> None:
+    carried_out(evaluate.Run(plan(pairs), tmp_path / "run"))
+    lines = tmp_path / "run" / "measurements.jsonl"
+    lines.write_text(lines.read_text()[:-40])
+    again = evaluate.Run(plan(pairs), tmp_path / "run")
+    assert carried_out(again) == ["noisy/LQ/a.png"]
+    assert len(evaluate.Run(plan(pairs), tmp_path / "run").findings.measurements) == 4
+
+
+def test_the_command_goes_on_too_and_says_so(daclip: Door, pairs: Path, tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    copy = (
+        f"{sys.executable} -c \"import shutil,sys;shutil.copy(*sys.argv[1:]);open('{calls}','a').write('x')\""
+    )
+    common = (
+        "evaluate",
+        "--command",
+        f"{copy} {{in}} {{out}}",
+        "--data",
+        pairs,
+        "--output",
+        tmp_path / "run",
+    )
+    common += ("--model", write_toy_model(tmp_path / "toy"))
+    _, first, _ = daclip(*common)
+    _, second, err = daclip(*common)
+    assert calls.read_text() == "xxxx"
+    assert "note: 4 of 4 photos were measured before" in err
+    assert first.split("\n\n")[1] == second.split("\n\n")[1]
+
+
+@pytest.mark.slow
+def test_two_workers_find_what_one_finds(pairs: Path, tmp_path: Path, toy: Path) -> None:
+    (pairs / "noisy" / "LQ" / "broken.png").write_bytes(b"")
+    write(pairs / "noisy" / "GT" / "broken.png", scene(5))
+    both = [
+        evaluate.Run(plan(pairs, models=(str(toy),), precision="fp32"), tmp_path / str(n), workers=n)
+        for n in (1, 2)
+    ]
+    outcomes = [{case.name: str(error or "") for case, _, error in run.carry_out()} for run in both]
+    assert outcomes[0] == outcomes[1]
+    assert "file is empty" in outcomes[1]["noisy/LQ/broken.png"], "errors come back from the workers"
+    figures = [
+        sorted((found.photo, found.method, found.after["psnr"]) for found in run.findings.measurements)
+        for run in both
+    ]
+    assert figures[0] == figures[1]
+    assert both[1].findings.peak_mb > 50
+
+
+# ---- without truth
+
+
+def test_photos_without_truth_are_restored_named_and_timed(daclip: Door, tmp_path: Path, toy: Path) -> None:
+    write(tmp_path / "photos" / "dark.png", scene(0, light=0.2))
+    common = ("evaluate", "--model", toy, "--precision", "fp32", "--data", tmp_path / "photos")
+    code, out, err = daclip(*common, "--output", tmp_path / "run")
+    assert code == 0
+    head, *lines = [re.split(r"\s{2,}", line) for line in out.strip().split("\n\n")[1].split("\n")]
+    assert head == ["method", "degradation", "photos", "named", "left alone", "s/photo"]
+    assert lines[0][:3] == ["toy", UNKNOWN, "1 (0 scored)"]
+    assert "no photo has a clean version" in err
+    made = image.read(next((tmp_path / "run" / "photos" / "toy").iterdir()))
+    assert made.own.mean() > scene(0, light=0.2).mean() + 1
+    _, out, _ = daclip(*common, "--format", "json")
+    assert json.loads(out)["measurements"][0]["probabilities"]["low-light"] > 0.5
+
+
+def test_a_folder_without_truths_has_none_and_one_missing_truth_is_an_error(pairs: Path) -> None:
+    (pairs / "noisy" / "GT" / "a.png").unlink()
+    run = evaluate.Run(plan(pairs, only=("noisy",)), pairs / "run")
+    assert "no photo a.* in" in str(next(run.carry_out())[2])
+    (pairs / "noisy" / "GT").rmdir()
+    assert [case.read()[1] for case in evaluate.pairs(pairs, only=["noisy"])] == [None]
+
+
+# ---- forms
+
+
+def test_latex_is_escaped_and_whole(daclip: Door, pairs: Path, toy: Path) -> None:
+    _, out, _ = daclip("evaluate", "--model", toy, "--data", pairs, "--format", "latex")
+    assert out.count(r"\begin{tabular}") == out.count(r"\end{tabular}") == 1
+    assert r"PSNR 95 \%" in out
+    assert r"\textbf{average}" in out
+    body = out[out.index(r"\toprule") : out.index(r"\bottomrule")]
+    columns = {line.count(" & ") for line in body.splitlines() if line.endswith(r"\\")}
+    assert len(columns) == 1
+
+
+@pytest.mark.slow
+def test_the_page_stands_alone(daclip: Door, pairs: Path, toy: Path) -> None:
+    _, page, _ = daclip("evaluate", "--model", toy, "--data", pairs, "--peer", "identity", "--format", "html")
+    assert page.startswith("<!doctype html>")
+    assert page.count("data:image/jpeg;base64,") == 2 * 4, "input, two methods and truth of two photos"
+    assert page.count("<svg") >= 3
+    for attribute in re.findall(r'(?:src|href|xlink:href|url)\s*[=(]\s*["\']?([^"\'>)]*)', page):
+        assert attribute.startswith(("data:", "#")), attribute
+    assert "<script" not in page
+
+
+@pytest.mark.slow
+def test_plots_and_sheet_are_written(daclip: Door, pairs: Path, toy: Path, tmp_path: Path) -> None:
+    common = (
+        "evaluate",
+        "--model",
+        toy,
+        "--data",
+        pairs,
+        "--precision",
+        "fp32",
+        "--output",
+        tmp_path / "run",
+    )
+    code, _, err = daclip(*common, "--plots", tmp_path / "plots", "--sheet", tmp_path / "sheet.png")
+    assert code == 0, err
+    names = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert names == ["bars-psnr.svg", "bars-ssim.svg", "words-toy.svg"], "no radar of two spokes"
+    before = {path.name: path.read_bytes() for path in (tmp_path / "plots").iterdir()}
+    daclip(*common, "--plots", tmp_path / "plots")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "plots").iterdir()} == before
+    assert image.read(tmp_path / "sheet.png").height > 2 * 240
+
+
+def test_a_zoomed_picture_shows_the_same_place_in_all() -> None:
+    quiet = np.full((120, 160, 3), 90, np.uint8)
+    busy = quiet.copy()
+    busy[60:105, 80:160] = np.random.default_rng(0).integers(0, 255, (45, 80, 3), dtype=np.uint8)
+    panel = evaluate.Panel(pictures=[("input", quiet), ("truth", busy)])
+    from daclip.evaluate.sheet import zoomed
+
+    first, last = zoomed(panel, 0, width=160), zoomed(panel, 1, width=160)
+    assert first.shape == last.shape
+    assert last[-100:].std() > 40, "the detail, enlarged"
+    assert first[-100:].std() < 2
+
+
+def test_the_command_that_is_told_gives_the_same_again(daclip: Door, pairs: Path, toy: Path) -> None:
+    words = ("evaluate", "--model", toy, "--data", pairs, "--limit", "1", "--metrics", "psnr")
+    _, out, _ = daclip(*words, "--quiet", "--workers", "1")
+    line = next(line for line in out.splitlines() if line.startswith("made by: "))
+    assert line == "made by: daclip " + " ".join(
+        ["evaluate", "--model", str(toy), "--data", str(pairs), "--metrics", "psnr", "--limit", "1"]
+    )
+
+
+def test_two_methods_of_one_name_are_refused(pairs: Path, toy: Path, tmp_path: Path) -> None:
+    again = write_toy_model(tmp_path / "again" / "toy")
+    methods = plan(pairs, models=(str(toy), str(again)), peers=()).methods()
+    assert [method.name for method in methods] == ["toy", str(again)]
+    with pytest.raises(UsageError, match='two methods would be called "identity"'):
+        plan(pairs, peers=("identity", "identity")).methods()
+
+
+def test_the_help_shows_its_examples_line_by_line(daclip: Door) -> None:
+    _, out, _ = daclip("evaluate", "--help")
+    assert "\n  daclip evaluate --data pairs/ --limit 5\n" in out
