@@ -1,25 +1,39 @@
-"""Train a toy restorer on a folder of your own clean photos: 75 thousand parameters, a minute on a CPU.
+"""Train both stages small on a folder of your own clean photos: two minutes on a CPU.
 
-python examples/train_tiny.py PHOTOS [RUN] [NAME=VALUE]...      300 steps: about +0.1 dB, steps=1500: +1.0 dB
-daclip restore photo.jpg --model RUN/model --engine torch
+python examples/train_tiny.py PHOTOS [RUNS]
+
+First a controller learns to tell three degradations apart (from a copy of the frozen tower, so from chance),
+then a restorer of 75 thousand parameters learns to mend them. On the 1,128 photos of the project's own data
+the controller names 87 % rightly and the restorer gains 2.0 dB, in 156 s of processor time.
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from daclip.train import preset, train
 
+EASY = f"shares={json.dumps({'low-light': 1, 'noisy': 1, 'hazy': 1})}"
+
 
 def show(figures: dict[str, Any]) -> None:
     if "val" in figures:
-        print(f"step {figures['step']}: {figures['val']['gain']:+.2f} dB over the degraded photos")
+        val = figures["val"]
+        if "accuracy" in val:
+            print(f"step {figures['step']}: {val['accuracy']:.0%} of the photos named rightly")
+        else:
+            print(f"step {figures['step']}: {val['gain']:+.2f} dB over the degraded photos")
 
 
-def main(photos: str, run: str = "runs/tiny", *changes: str) -> None:
-    settings = preset("compact-tiny", [f"data={photos}", "encoder=compact-encoder", *changes])
-    model = train(settings, Path(run), log=show, on_progress=lambda *_: None)
-    print(f"the model is in {model}")
+def main(photos: str, runs: str = "runs/tiny", *changes: str) -> None:
+    shared = [f"data={photos}", EASY, "mixture_share=0", *changes]
+    eyes, hands = Path(runs) / "controller", Path(runs) / "restorer"
+    settings = preset("controller-tiny", ["encoder=compact-encoder", *shared])
+    train(settings, eyes, log=show, on_progress=lambda *_: None)
+    settings = preset("compact-tiny", [f"encoder={eyes}", *shared])
+    model = train(settings, hands, log=show, on_progress=lambda *_: None)
+    print(f"the model is in {model}; daclip restore photo.jpg --model {model} --engine torch")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -600,6 +601,87 @@ def test_batches_do_not_depend_on_where_they_start(photos: Path) -> None:
     late = list(loop.batches(data, size=2, start=3, stop=4, workers=0))
     assert torch.equal(some[2].degraded, late[0].degraded)
     assert some[2].names == late[0].names
+
+
+# ---- presets, and words of one's own
+
+
+TOY: dict[str, dict[str, Any]] = {
+    "nafnet": {"width": 16, "encoder_blocks": [1], "middle_blocks": 1, "decoder_blocks": [1]},
+    "unet": {"width": 32, "multipliers": [1, 2]},
+    "restormer": {"width": 8, "blocks": [1, 1, 1, 1], "refinement": 1, "heads": [1, 1, 2, 2]},
+    "promptir": {"width": 8, "blocks": [1, 1, 1, 1], "refinement": 1},
+    "airnet": {"width": 8, "groups": 1, "blocks": 1, "queue": 16},
+}
+"""Sizes that are changed to take a step of each preset in a second."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "compact-backbone"])
+def test_each_preset_takes_two_steps_at_toy_size(
+    photos: Path, encoder: Path, tmp_path: Path, name: str
+) -> None:
+    run = preset(name)
+    assert not isinstance(run, train.BackboneRun)
+    small = {"steps": 2, "batch": 4, "validate_regions": 4, "workers": 0, "trackers": [], "device": "cpu"}
+    precision = "bf16" if run.loop.precision == "fp16" else run.loop.precision
+    loop_of = replace(run.loop, **small, precision=precision, log_every=1)
+    common = {"data": str(photos), "encoder": str(encoder), "region": 32, "view": 32, "loop": loop_of}
+    if isinstance(run, train.ControllerRun):
+        # these photos have no captions
+        run = replace(run, **common, content="clean")
+    else:
+        network = {**run.network, **TOY[run.network["name"]]}
+        if network.get("context_dim"):
+            network["context_dim"] = 24
+        network.pop("content_levels", None)
+        cuts = {"patch": 16, "late_patch": 32, "late_from": 0.5, "patches_per_region": 2, "sample_steps": 2}
+        run = replace(run, **common, **cuts, network=network)
+    lines = carry_out(run, tmp_path)
+    assert [math.isfinite(line["loss"]) for line in lines if "loss" in line] == [True, True]
+    assert models.find(tmp_path / "model", offline=True).config.kind
+
+
+def test_a_word_of_ones_own_is_learnt_from_a_folder(encoder: Path, tmp_path: Path) -> None:
+    for word in ("rusty", "noisy"):
+        for side in ("LQ", "GT"):
+            write_photos(tmp_path / "pairs" / word / side, 8)
+    run = controller_run(tmp_path / "pairs", encoder, steps=2)
+    carry_out(run, tmp_path / "run")
+    texts = models.read_config(tmp_path / "run" / "model").texts
+    assert texts is not None
+    assert texts.names == (*WORDS[:-1], "rusty", CLEAN)
+    wanted = toy_encoder().encode_text(["rusty"])[0].detach().half()
+    torch.testing.assert_close(torch.tensor(texts.embeddings[-2]).half(), wanted, atol=2e-3, rtol=0)
+    shutil.rmtree(tmp_path / "pairs" / "noisy")
+    with pytest.raises(DataError, match="only rusty"):
+        carry_out(run, tmp_path / "other")
+
+
+def test_an_encoder_without_a_text_tower_cannot_read_a_new_word(tmp_path: Path) -> None:
+    for word in ("rusty", "noisy"):
+        for side in ("LQ", "GT"):
+            write_photos(tmp_path / word / side, 8)
+    with pytest.raises(DataError, match=r"compact-encoder: has no text tower to read the words .*rusty"):
+        carry_out(controller_run(tmp_path, "compact-encoder", steps=1), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_the_memory_a_run_is_said_to_need_is_what_it_takes(photos: Path, tmp_path: Path) -> None:
+    """Within 20 %, in a process of its own, as `daclip train` says and takes it."""
+    overrides = ["encoder=compact-encoder", "steps=3", "workers=0", "batch=32", "patches_per_region=8"]
+    overrides += ["region=128", "late_patch=64", "validate_regions=2", "trackers=[]", "precision=fp32"]
+    code = (
+        "import resource, sys; from pathlib import Path; from daclip import train\n"
+        f"run = train.preset('compact', {['data=' + str(photos), *overrides]!r})\n"
+        "said = train.estimate(run).memory_bytes\n"
+        f"train.train(run, Path({str(tmp_path)!r}), log=lambda _: None, on_progress=lambda *_: None)\n"
+        "print(said, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said, took = map(int, done.stdout.split())
+    assert said == pytest.approx(took, rel=0.2)
 
 
 # ---- the backbone

@@ -101,8 +101,10 @@ def phase(progress: float) -> Phase:
     """
     epoch = int(1000 * progress + 1e-6)
     if epoch < 100:
-        return Phase(restores=False, contrast_weight=1.0, learning_rate=HIGHEST_RATE * 0.1 ** (epoch // 60))
-    return Phase(restores=True, contrast_weight=0.1, learning_rate=0.1 * HIGHEST_RATE * 0.5 ** ((epoch - 100) // 125))
+        rate = HIGHEST_RATE * 0.1 ** (epoch // 60)
+        return Phase(restores=False, contrast_weight=1.0, learning_rate=rate)
+    rate = 0.1 * HIGHEST_RATE * 0.5 ** ((epoch - 100) // 125)
+    return Phase(restores=True, contrast_weight=0.1, learning_rate=rate)
 
 
 # ---- E: which degradation

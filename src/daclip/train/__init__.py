@@ -173,6 +173,8 @@ def _controller(run: ControllerRun) -> Parts:
                 hint="start from the backbone: encoder=runs/compact-backbone",
             )
         texts = _texts_of(daclip, words)
+    if run.start == "tower":
+        daclip.controller = clip.Controller(daclip.image_tower)
     daclip = daclip.to(memory_format=torch.channels_last)
     embeddings = torch.from_numpy(texts.embeddings)
     job = ControllerJob(run, daclip, embeddings, words=words, mean=config.mean, std=config.std)

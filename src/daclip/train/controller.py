@@ -16,6 +16,7 @@ from daclip.errors import DataError
 from daclip.train.batch import Batch, draw_views, normalised, planes
 from daclip.train.contrast import attainable_floor, contrastive, gathered
 from daclip.train.depthwise import quicken
+from daclip.train.optim import learning_rate
 from daclip.train.presets import ControllerRun
 from daclip.vocabulary import CLEAN, DEGRADATIONS
 
@@ -70,6 +71,10 @@ class ControllerJob(nn.Module):
         """What is trained, averaged and saved."""
         rule = nn.ParameterList([self.scale, self.bias, self.model.logit_scale])
         return nn.ModuleDict({"controller": self.model.controller, "rule": rule})
+
+    def learning_rate(self, step: int) -> float:
+        """At a step."""
+        return learning_rate(self.run.loop, step)
 
     def after_step(self) -> None:
         """Keep the temperature where CLIP keeps it: logit_scale in [0, ln 100]."""

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -12,10 +13,6 @@ from daclip.train.batch import Batch, collate
 from daclip.train.controller import ControllerJob
 from daclip.train.loop import regions_per_step
 from daclip.train.restorer import RestorerJob
-
-BASE_BYTES = 600_000_000
-"""A process with PyTorch, open_clip and the libraries that read photos, before the first weight."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -51,16 +48,18 @@ def estimate_job(job: ControllerJob | RestorerJob) -> Estimate:
     regions = regions_per_step(run)
     learning = sum(weight.numel() for weight in job.learning().parameters())
     every = sum(weight.numel() for weight in job.parameters())
+    # libraries and weights are here already; on another device the weights are what counts
+    here = psutil.Process().memory_info().rss
     kept, largest, seconds = _measured(job)
     part = regions / loop.accumulate
-    # weights, gradient, two averages of AdamW and the average of the weights, in float32
-    states = 4 * (5 * learning + (every - learning))
+    # gradient, two averages of AdamW and the average of the weights, in float32
+    states = 4 * 4 * learning
     pixels = 12 * 4 * run.region**2 * part
     is_cpu = loop.device == "cpu" or not torch.cuda.is_available()
     return Estimate(
         parameters=learning,
         frozen=every - learning,
-        memory_bytes=round(BASE_BYTES * is_cpu + states + (kept + largest) * part + pixels),
+        memory_bytes=round((here if is_cpu else 4 * every) + states + (kept + largest) * part + pixels),
         seconds_per_step=seconds * regions if is_cpu else None,
     )
 

@@ -25,7 +25,7 @@ from daclip.errors import DataError, UsageError
 from daclip.train import resume
 from daclip.train.batch import Batch, collate
 from daclip.train.controller import ControllerJob
-from daclip.train.optim import cosine, optimiser
+from daclip.train.optim import optimiser
 from daclip.train.presets import ControllerRun, Loop, RestorerRun
 from daclip.train.restorer import RestorerJob
 
@@ -137,9 +137,7 @@ class _Learner:
         """One update of the weights; figures for the log, those of the last part."""
         loop = self.loop
         for group in self.optimiser.param_groups:
-            group["lr"] = loop.learning_rate * cosine(
-                number, loop.steps, warmup=loop.warmup, floor=loop.floor
-            )
+            group["lr"] = self.job.learning_rate(number)
         self.optimiser.zero_grad()
         loss = torch.zeros((), device=self.accelerator.device)
         figures: dict[str, float] = {}

@@ -45,6 +45,11 @@ class Lion(torch.optim.Optimizer):
                 average.lerp_(weight.grad, 1 - beta2)
 
 
+def learning_rate(loop: Loop, step: int) -> float:
+    """The rate of a run at a step."""
+    return loop.learning_rate * cosine(step, loop.steps, warmup=loop.warmup, floor=loop.floor)
+
+
 def cosine(step: int, steps: int, *, warmup: int = 0, floor: float = 0.0) -> float:
     """Share of the learning rate at a step: linear warm-up to 1, then cosine to `floor` at the last step."""
     if step < warmup:

@@ -109,6 +109,7 @@ class ControllerRun:
         encoder: run folder of the backbone, a model by folder or name, or `open_clip:NAME:TAG`.
         region: side of the degraded square, in pixels.
         view: side of what the encoder sees, in pixels: smaller than at use, where 224 costs three times more.
+        start: of the controller: `tower`, a copy of the frozen tower, or `controller`, the encoder's own.
         degradation: loss of the degradation embedding, see train.controller.DEGRADATION_LOSSES.
         content: loss of the content embedding, see train.controller.CONTENT_LOSSES.
         content_weight: of the content loss beside the other.
@@ -120,6 +121,7 @@ class ControllerRun:
     encoder: str = "runs/compact-backbone"
     region: int = 256
     view: int = 144
+    start: Literal["tower", "controller"] = "tower"
     degradation: Literal["sigmoid", "softmax", "published", "masked"] = "sigmoid"
     content: Literal["clean", "published", "masked", "none"] = "clean"
     content_weight: float = 5.0
@@ -438,7 +440,7 @@ def nafnet_daclip() -> RestorerRun:
 
 def _baseline(name: str, **changes: Any) -> RestorerRun:
     run = nafnet()
-    return replace(run, network={"name": name}, loop=replace(run.loop, learning_rate=2e-4, **changes))
+    return replace(run, network={"name": name}, loop=replace(run.loop, **{"learning_rate": 2e-4, **changes}))
 
 
 def restormer() -> RestorerRun:
@@ -447,8 +449,8 @@ def restormer() -> RestorerRun:
 
 
 def airnet() -> RestorerRun:
-    """AirNet of the unified table."""
-    return _baseline("airnet", beta2=0.999)
+    """AirNet of the unified table; its rates and its first phase are those of networks.airnet.phase."""
+    return _baseline("airnet", learning_rate=1e-3, beta2=0.999)
 
 
 def promptir() -> RestorerRun:

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from daclip import clip, sampling
 from daclip.diffusion import IRSDE
+from daclip.networks import airnet
+from daclip.networks.airnet import AirNet
 from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes
+from daclip.train.optim import learning_rate
 from daclip.train.presets import RestorerRun
 from daclip.vocabulary import CLEAN
 
@@ -56,7 +59,10 @@ class RestorerJob(nn.Module):
         super().__init__()
         self.run = run
         self.encoder = None if encoder is None else encoder.requires_grad_(False).eval()
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = network
+        for weight in network.parameters():
+            if weight.ndim == 4:
+                weight.data = weight.data.to(memory_format=torch.channels_last)
         self.mean, self.std = mean, std
         self.sde = IRSDE(**run.sde)
 
@@ -88,6 +94,9 @@ class RestorerJob(nn.Module):
         draws = [each for each in generators for _ in range(count)]
         error, restored = OBJECTIVES[self.run.objective](self, mu, x0, context.repeated(count), draws)
         loss = LOSSES[self.run.loss](error).mean()
+        if isinstance(self.network, AirNet):
+            (key,) = draw_patches([degraded], side, count=count, generators=generators)
+            loss = _guided(self.network, mu, key, loss, airnet.phase(progress))
         before, after = psnr(mu, x0), psnr(restored.detach().float().clamp(0, 1), x0)
         figures = {"error": error.mean().item()}
         if len(gain := (after - before)[before < _UNTOUCHED]):
@@ -146,12 +155,31 @@ class RestorerJob(nn.Module):
         pictures = [picture.cpu() for word in sorted(shown) for picture in shown[word]]
         return {**inputs, **figures, **gain}, torch.cat(pictures) if pictures else None
 
+    def learning_rate(self, step: int) -> float:
+        """At a step; AirNet has its own two phases."""
+        loop = self.run.loop
+        if isinstance(self.network, AirNet):
+            return loop.learning_rate * airnet.phase(step / loop.steps).learning_rate / airnet.HIGHEST_RATE
+        return learning_rate(loop, step)
+
     def after_step(self) -> None:
         """Nothing to keep in bounds."""
 
     def goal(self, figures: dict[str, float]) -> float:
         """What the best weights have most of."""
         return figures.get("gain", -float("inf"))
+
+
+def _guided(
+    network: AirNet,
+    query: Float[Tensor, "b 3 h w"],
+    key: Float[Tensor, "b 3 h w"],
+    loss: Tensor,
+    phase: airnet.Phase,
+) -> Tensor:
+    """AirNet's loss: its encoder must know two cuts of one photo by their degradation, first of all alone."""
+    contrast = F.cross_entropy(*network.contrast(query, key))
+    return phase.contrast_weight * contrast + (loss if phase.restores else 0 * loss)
 
 
 def psnr(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:
