@@ -129,6 +129,8 @@ def test_a_photo_drawn_again_is_not_decoded_again(tmp_path: Path) -> None:
     assert cache.read(paths[0]) is first
     cache.read(paths[2])  # the second was used longest ago
     assert cache.read(paths[0]) is first
+    cache.read(write_photo(tmp_path / "large.png", 4, height=200))  # no room for it, so nothing goes
+    assert cache.read(paths[0]) is first
     paths[1].unlink()
     with pytest.raises(PhotoError):
         cache.read(paths[1])
@@ -267,6 +269,7 @@ def test_each_split_has_its_folder_or_a_share_of_one(tmp_path: Path, pairs: Path
     assert {pair.clean.name for pair in published_layout(tmp_path, "val")} == {
         pair.clean.name for pair in val
     }
+    assert len(published_layout(tmp_path)) == len(train)
     shutil.copytree(pairs, tmp_path / "val")
     assert len(published_layout(tmp_path, "val")) == 4
     assert len(published_layout(tmp_path)) == 120

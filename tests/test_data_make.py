@@ -141,10 +141,10 @@ def test_severity_and_settings_are_those_of_the_recipe(photos: Path, tmp_path: P
 
 
 def test_photos_of_one_name_are_kept_apart(tmp_path: Path) -> None:
-    for name in ("a.png", "a.jpg", "b/c.png", "b-c.png"):
+    for name in ("a.png", "a.jpg", "b/c.png", "d.png"):
         write_photo(tmp_path / "photos" / name, 1)
     names = {item.name for item in synthetic.plan(tmp_path / "photos", words=["hazy"])}
-    assert names == {"a-png", "a-jpg", "b-c-png"} or len(names) == 4
+    assert names == {"a-png", "a-jpg", "b-c", "d"}
     items = [Item(split="train", word="hazy", name="a", clean=tmp_path / "photos" / "a.png")] * 2
     with pytest.raises(DataError, match="train/hazy/a: two photos for one place"):
         build(items, tmp_path / "set", Recipe())
@@ -363,9 +363,9 @@ def test_shards_hold_the_set_and_the_same_bytes_each_time(photos: Path, tmp_path
     build(synthetic.plan(photos, words=["hazy", "noisy", "clean"]), root, Recipe())
     told: list[tuple[int, int]] = []
     for out in ("one", "two"):
+        time.sleep(1.1 * (out == "two"))  # a tar holds seconds
         for split in ("train", "val"):
             shard(root, tmp_path / out, split=split, on_progress=lambda *numbers: told.append(numbers))
-        time.sleep(1.1)  # a tar holds seconds
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert (12, 12) in told
     whole, packed = open_data(root, region=16), open_data(tmp_path / "one", region=16)
