@@ -56,6 +56,10 @@ class Detection:
         order = np.argsort(-self.probabilities, kind="stable")
         return [(self.names[i], float(self.probabilities[i])) for i in order]
 
+    def record(self) -> list[dict[str, Any]]:
+        """What was found, most likely first, as JSON values."""
+        return [{"name": name, "probability": round(self.probability(name), 4)} for name in self.found]
+
     def probability(self, name: str) -> float:
         """The probability of one word; 0 for a word the model does not know."""
         return float(self.probabilities[self.names.index(name)]) if name in self.names else 0.0

@@ -47,6 +47,14 @@ class DaclipError(Exception):
         return (_again, (type(self), self.args, self.__dict__))
 
 
+def as_record(error: Exception) -> dict[str, str]:
+    """The error as JSON values: its kind, what is wrong, what to do."""
+    kind = error.kind if isinstance(error, PhotoError) else _KINDS.get(type(error), "internal")
+    if isinstance(error, DaclipError):
+        return {"kind": kind, "message": error.message, "hint": error.hint}
+    return {"kind": kind, "message": f"{type(error).__name__}: {error}", "hint": "please report it"}
+
+
 def _again(kind: type[DaclipError], args: tuple[str, ...], values: dict[str, Any]) -> DaclipError:
     error = kind.__new__(kind, *args)
     error.args = args
@@ -98,6 +106,13 @@ class MissingExtra(DaclipError):
         self.extra = extra
 
 
+_KINDS: dict[type[Exception], str] = {
+    ModelError: "model",
+    UsageError: "usage",
+    MissingExtra: "usage",
+    DataError: "data",
+}
+
 _EXTRA_OF_PACKAGE = {
     "accelerate": "torch",
     "open_clip": "torch",
@@ -119,6 +134,8 @@ _EXTRA_OF_PACKAGE = {
     "sklearn": "plots",
     "openvino": "openvino",
     "fastapi": "serve",
+    "prometheus_client": "serve",
+    "python_multipart": "serve",
     "uvicorn": "serve",
     "gradio": "ui",
     "ray": "ray",

@@ -72,6 +72,22 @@ class Restored:
         action, reason = ("restored", "") if together > 0 else ("unchanged", "strength is 0")
         return replace(self, applied=applied, strength=together, action=action, reason=reason)
 
+    def record(self) -> dict[str, Any]:
+        """What was found and done, as JSON values: the part that all answers and ledgers share."""
+        found, photo = self.detection, self.photo
+        return {
+            "action": self.action,
+            "width": photo.width,
+            "height": photo.height,
+            "bits": photo.bits,
+            "detected": found.record() if found else [],
+            "applied": [{"name": name, "strength": strength} for name, strength in self.applied.items()],
+            "sampler": self.sampler,
+            "steps": self.steps,
+            "seed": self.seed,
+            "warnings": [*photo.warnings, *self.notes],
+        }
+
     def save(
         self,
         path: Path | str,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from daclip.cli.naming import Job
 from daclip.cli.terminal import Terminal
-from daclip.errors import DaclipError, PhotoError
+from daclip.errors import DaclipError, PhotoError, as_record
 
 if TYPE_CHECKING:
     from daclip.image import Photo
@@ -84,7 +84,7 @@ class Answer:
             "peak_mb": peak_megabytes(),
         }
         if isinstance(outcome, Exception):
-            return record | used | {"warnings": [], "error": error_record(outcome)}
+            return record | used | {"warnings": [], "error": as_record(outcome)}
         photo, restored = outcome.photo, outcome.restored
         record |= {
             "output": str(outcome.output or "-"),
@@ -93,18 +93,11 @@ class Answer:
             "height": photo.height,
             "bits": photo.bits,
         }
-        found = restored.detection if restored else None
-        record["detected"] = (
-            [{"name": n, "probability": round(found.probability(n), 4)} for n in found.found] if found else []
-        )
-        record["applied"] = (
-            [{"name": n, "strength": s} for n, s in restored.applied.items()] if restored else []
-        )
-        record |= used
+        record |= {"detected": [], "applied": [], "warnings": [*photo.warnings]}
         if restored is not None:
-            record |= {"sampler": restored.sampler, "steps": restored.steps, "seed": restored.seed}
-        notes = [*photo.warnings, *(restored.notes if restored else ())]
-        return record | {"seconds": round(outcome.seconds, 3), "warnings": notes, "error": None}
+            record |= restored.record()
+        record |= used
+        return record | {"seconds": round(outcome.seconds, 3), "error": None}
 
 
 def error_line(name: str, error: Exception) -> str:
@@ -115,14 +108,6 @@ def error_line(name: str, error: Exception) -> str:
         return f"{name}: {error}"
     reason = " ".join(str(error).split()) or "no reason given"
     return f"{name}: unexpected {type(error).__name__} ({reason}); please report it with the output of -vv"
-
-
-def error_record(error: Exception) -> dict[str, str]:
-    """The error as a JSON object."""
-    kind = error.kind if isinstance(error, PhotoError) else "internal"
-    if isinstance(error, DaclipError):
-        return {"kind": kind, "message": error.message, "hint": error.hint}
-    return {"kind": kind, "message": f"{type(error).__name__}: {error}", "hint": "please report it"}
 
 
 def peak_megabytes() -> int:

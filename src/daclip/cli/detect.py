@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from daclip.cli.answers import error_line, error_record
+from daclip.cli.answers import error_line
 from daclip.cli.terminal import Terminal, options
-from daclip.errors import DaclipError, PhotoError
+from daclip.errors import DaclipError, PhotoError, as_record
 
 if TYPE_CHECKING:
     from daclip.detect import Detection
@@ -113,4 +113,4 @@ def _record(source: Path | None, found: "Detection") -> dict[str, Any]:
 
 
 def _failure(source: Path | None, error: DaclipError) -> dict[str, Any]:
-    return {"schema": SCHEMA, "input": _name(source), "detected": None, "error": error_record(error)}
+    return {"schema": SCHEMA, "input": _name(source), "detected": None, "error": as_record(error)}

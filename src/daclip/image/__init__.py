@@ -7,7 +7,8 @@ from daclip.image.find import find_photos
 from daclip.image.photo import Photo, finish, from_array, from_pil, to_array, to_pil
 from daclip.image.read import DEFAULT_LIMITS, Limits, read
 from daclip.image.resize import centre_offset, shortest_side, window
-from daclip.image.write import Format, copy, new_file, output_format, output_path, to_bytes, write
+from daclip.image.vips import use_threads
+from daclip.image.write import Format, copy, new_file, output_format, output_path, to_bytes, with_notes, write
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -28,6 +29,8 @@ __all__ = [
     "to_array",
     "to_bytes",
     "to_pil",
+    "use_threads",
     "window",
+    "with_notes",
     "write",
 ]

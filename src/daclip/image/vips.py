@@ -35,6 +35,11 @@ _INTERPRETATIONS = {
 }
 
 
+def use_threads(count: int) -> None:
+    """Let libvips take so many threads for one picture, in this process."""
+    pyvips.concurrency_set(count)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def from_array(array: Num[np.ndarray, "h w c"]) -> Image:
     """The array (uint8, uint16 or float32; 1 to 4 bands) as a libvips image; copied if not contiguous."""
     data = np.ascontiguousarray(array)
