@@ -107,6 +107,7 @@ _NAMESPACES = {
     "exif": "http://ns.adobe.com/exif/1.0/",
     "xmp": "http://ns.adobe.com/xap/1.0/",
     "aux": "http://ns.adobe.com/exif/1.0/aux/",
+    "daclip": "urn:daclip:restored:1#",
 }
 _XMP_NAMES = {
     "exif-ifd0-Make": "tiff:Make",
@@ -136,20 +137,47 @@ def xmp_with_exif(fields: Mapping[str, bytes | str | int]) -> bytes | None:
     xmp = fields.get("xmp-data")
     if not tags or not isinstance(xmp, bytes | None):
         return xmp if isinstance(xmp, bytes) else None
+    if (parsed := _parsed(xmp)) is None:
+        return xmp
+    root, rdf = parsed
+    known = {name for element in rdf.iter() for name in (element.tag, *element.attrib)}
+    _describe(rdf, {_full(name): text for name, text in tags.items() if _full(name) not in known})
+    return Xml.tostring(root, encoding="utf-8")
+
+
+def xmp_with_notes(xmp: bytes | None, notes: Mapping[str, str]) -> bytes | None:
+    """The XMP with what this program has to say, under the prefix `daclip`; what it said before goes.
+
+    XMP that cannot be parsed is kept as it is.
+    """
+    if (parsed := _parsed(xmp)) is None:
+        return xmp
+    root, rdf = parsed
+    own = f"{{{_NAMESPACES['daclip']}}}"
+    for element in list(rdf):
+        for name in [name for name in element.attrib if name.startswith(own)]:
+            del element.attrib[name]
+        if not len(element) and set(element.attrib) <= {_full("rdf:about")}:
+            rdf.remove(element)
+    _describe(rdf, {own + name: text for name, text in notes.items()})
+    return Xml.tostring(root, encoding="utf-8")
+
+
+def _parsed(xmp: bytes | None) -> tuple[Xml.Element, Xml.Element] | None:
+    """The root and its RDF, new ones for no XMP; None for XMP that cannot be parsed."""
     for prefix, uri in _NAMESPACES.items():
         Xml.register_namespace(prefix, uri)
     empty = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="%s"/></x:xmpmeta>' % _RDF.encode()
     try:
         root = defusedxml.ElementTree.fromstring(xmp or empty)
     except (Xml.ParseError, DefusedXmlException, ValueError):
-        return xmp
+        return None
     rdf = root if root.tag == f"{{{_RDF}}}RDF" else root.find(f"{{{_RDF}}}RDF")
-    if rdf is None:
-        return xmp
-    known = {name for element in rdf.iter() for name in (element.tag, *element.attrib)}
-    added = {_full(name): text for name, text in tags.items() if _full(name) not in known}
-    Xml.SubElement(rdf, f"{{{_RDF}}}Description", {f"{{{_RDF}}}about": "", **added})
-    return Xml.tostring(root, encoding="utf-8")
+    return None if rdf is None else (root, rdf)
+
+
+def _describe(rdf: Xml.Element, attributes: Mapping[str, str]) -> None:
+    Xml.SubElement(rdf, _full("rdf:Description"), {_full("rdf:about"): "", **attributes})
 
 
 def _full(name: str) -> str:

@@ -5,8 +5,8 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -36,6 +36,8 @@ WRITABLE_SUFFIXES: dict[str, Format] = {
 _SUFFIX: dict[Format, str] = {"jpeg": ".jpg", "png": ".png", "tiff": ".tif", "webp": ".webp", "avif": ".avif"}
 _NO_DPI = (25, 72)
 """Dots per inch that libvips makes up for photos that do not say."""
+_XMP_BYTES_OF_JPEG = 65_502
+"""What one segment holds beside its own head."""
 _BITS: dict[Format, tuple[int, ...]] = {
     "jpeg": (8,),
     "png": (8, 16),
@@ -116,6 +118,19 @@ def to_bytes(
     chosen = format or output_format(photo)
     image, options = _prepared(photo, pixels, chosen, quality=quality, strip_metadata=strip_metadata)
     return image.write_to_buffer(_SUFFIX[chosen], **options)
+
+
+def with_notes(photo: Photo, notes: Mapping[str, str]) -> Photo:
+    """The photo with what was done to it in its XMP, under the prefix `daclip`; older notes are replaced.
+
+    XMP that cannot be parsed, or would grow beyond what a JPEG holds, stays as it is.
+    """
+    before = photo.metadata.get("xmp-data")
+    xmp = metadata.xmp_with_notes(before if isinstance(before, bytes) else None, notes)
+    if xmp is None or len(xmp) > _XMP_BYTES_OF_JPEG:
+        return photo
+    # the pixels are decoded once, by the photo that came
+    return replace(photo, metadata={**photo.metadata, "xmp-data": xmp}, decode=lambda: photo.own)
 
 
 def copy(source: Path, path: Path, *, overwrite: bool = False) -> Path:
