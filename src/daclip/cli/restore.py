@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,6 +52,9 @@ class Wishes:
     skip_existing: bool
     strip_metadata: bool
     limits: "Limits"
+    report: bool = False
+    report_xmp: bool = True
+    sha256: str = ""
 
 
 def _complete_models(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
@@ -120,6 +123,12 @@ def _complete_tasks(_ctx: click.Context, _param: click.Parameter, incomplete: st
 )
 @click.option("--allow-truncated", is_flag=True, help="Restore what is there of a file that ends early.")
 @click.option("--max-pixels", default="250MP", show_default=True, help="Refuse larger photos.")
+@click.option(
+    "--report", is_flag=True, help="Beside each result a page on what was found and what changed where."
+)
+@click.option(
+    "--report-xmp/--no-report-xmp", default=True, help="A few words of the report into the result's XMP."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per photo.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
@@ -152,6 +161,8 @@ def command(
     strip_metadata: bool,
     allow_truncated: bool,
     max_pixels: str,
+    report: bool,
+    report_xmp: bool,
     as_json: bool,
     dry_run: bool,
     fail_fast: bool,
@@ -178,6 +189,8 @@ def command(
         raise UsageError(
             "a picture does not go to a terminal", hint="name an output, or send stdout to a file"
         )
+    if to_stdout and report:
+        raise UsageError("a report lies beside a file, stdout has no place for it", hint="name an output")
     limits = image.Limits(max_pixels=parse_pixels(max_pixels), allow_truncated=allow_truncated)
     wishes = Wishes(
         task=task,
@@ -209,8 +222,9 @@ def command(
     terminal.detail(
         f"model {folder.name}, engine {chosen.name} {chosen.precision} on {chosen.device}, {budget >> 20} MiB"
     )
-    hash_ = models.weights_sha256(folder) if as_json else ""
-    answer = Answer(restorer, hash_, terminal, as_json=as_json, to_stderr=to_stdout)
+    sha256 = models.weights_sha256(folder) if as_json or report else ""
+    wishes = replace(wishes, report=report, report_xmp=report_xmp and not strip_metadata, sha256=sha256)
+    answer = Answer(restorer, sha256, terminal, as_json=as_json, to_stderr=to_stdout)
     done = 0
     try:
         with terminal.progress(len(work)) as progress:
@@ -291,18 +305,23 @@ def restore_one(
             raise KeyboardInterrupt
         progress.update(job, megapixels, done / total)
 
-    restored = restorer.restore(
-        photo,
-        task=wishes.task,
-        strength=wishes.strength,
-        sampler=wishes.sampler,
-        steps=wishes.steps,
-        seed=wishes.seed,
-        views=wishes.views,
-        mask=wishes.mask,
-        tile=wishes.tile,
-        on_progress=tell,
-    )
+    def run(seed: int) -> "Restored":
+        return restorer.restore(
+            photo,
+            task=wishes.task,
+            strength=wishes.strength,
+            sampler=wishes.sampler,
+            steps=wishes.steps,
+            seed=seed,
+            views=wishes.views,
+            mask=wishes.mask,
+            tile=wishes.tile,
+            on_progress=tell,
+        )
+
+    restored = run(wishes.seed)
+    if wishes.report and target is not None:
+        restored = _report(restored, restorer, job, target, wishes, again=run)
     _keep(restored, job, source, target, wishes)
     # without the pixels, which would pile up: what follows only tells what was done
     header = replace(photo)
@@ -313,6 +332,32 @@ def restore_one(
         restored=replace(restored, photo=header, full=None),
         seconds=time.monotonic() - start,
     )
+
+
+def _report(
+    restored: "Restored",
+    restorer: "Restorer",
+    job: Job,
+    target: Path,
+    wishes: Wishes,
+    *,
+    again: Callable[[int], "Restored"],
+) -> "Restored":
+    """Write the page beside the result; what comes back says in its XMP how it came about."""
+    from daclip import image, report
+
+    page = report.make(restored, restorer, name=job.name, sha256=wishes.sha256, again=again)
+    path = target.with_name(f"{target.name}.report.html")
+    # an older page belongs to a photo that is replaced now
+    with (
+        image.new_file(path, overwrite=True) as descriptor,
+        os.fdopen(descriptor, "wb", closefd=False) as file,
+    ):
+        file.write(report.to_html(page).encode())
+    if not wishes.report_xmp or restored.action == "unchanged":
+        return restored
+    words = report.notes(restored, restorer, sha256=wishes.sha256)
+    return replace(restored, photo=image.with_notes(restored.photo, words))
 
 
 def _keep(restored: "Restored", job: Job, source: Path | bytes, target: Path | None, wishes: Wishes) -> None:
