@@ -87,7 +87,7 @@ def make(
         runs: how many seeds are compared, the run itself among them.
     """
     photo, cell = restored.photo, _cell_side(restored.photo)
-    before = _shrunk(photo, None, cell)
+    before = shrunk(photo, None, cell)
     if restored.action == "unchanged":
         return Report(record=_record(restored, restorer, name, sha256, None, None, 1), before=before)
     pixels = restored.pixels
@@ -106,7 +106,7 @@ def make(
     return Report(
         record=_record(restored, restorer, name, sha256, change, spread, runs),
         before=before,
-        after=_shrunk(photo, pixels, cell),
+        after=shrunk(photo, pixels, cell),
         change=change,
         spread=spread,
         places=_places(photo, pixels, change),
@@ -204,7 +204,7 @@ def _means(values: Float32[np.ndarray, "h w c"], side: int) -> Float32[np.ndarra
     return (sums / (heights * widths)).astype(np.float32)
 
 
-def _shrunk(photo: Photo, pixels: Pixels | None, cell: int) -> Picture:
+def shrunk(photo: Photo, pixels: Pixels | None, cell: int) -> Picture:
     """The photo, or a result of it, with one pixel for each cell."""
     bands: list[np.ndarray] = []
     for top, height in _strips(photo, cell):

@@ -27,6 +27,8 @@ COMMANDS = {
     "evaluate": "Measure models on photos whose clean version is known.",
     "analyse": "Show what contexts, words and samplers are worth.",
     "score": "Measure results against clean photos.",
+    "batch": "Restore a whole tree of photos, resumable.",
+    "ui": "Open the web page.",
 }
 """Every command and its line of help; `daclip X` is `command` in the file X.py beside this one."""
 
