@@ -8,10 +8,22 @@ from daclip.image.photo import Photo, finish, from_array, from_pil, to_array, to
 from daclip.image.read import DEFAULT_LIMITS, Limits, read
 from daclip.image.resize import centre_offset, shortest_side, window
 from daclip.image.vips import use_threads
-from daclip.image.write import Format, copy, new_file, output_format, output_path, to_bytes, with_notes, write
+from daclip.image.write import (
+    TEMPORARY_FILES,
+    Format,
+    copy,
+    new_file,
+    output_format,
+    output_path,
+    possible_paths,
+    to_bytes,
+    with_notes,
+    write,
+)
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "TEMPORARY_FILES",
     "Format",
     "Limits",
     "Photo",
@@ -24,6 +36,7 @@ __all__ = [
     "new_file",
     "output_format",
     "output_path",
+    "possible_paths",
     "read",
     "shortest_side",
     "to_array",

@@ -22,6 +22,9 @@ Format = Literal["jpeg", "png", "tiff", "webp", "avif"]
 
 DEFAULT_QUALITY = 92
 
+TEMPORARY_FILES = ".daclip-*.tmp"
+"""Names of files that are being written; a killed process leaves one behind."""
+
 WRITABLE_SUFFIXES: dict[str, Format] = {
     ".jpg": "jpeg",
     ".jpeg": "jpeg",
@@ -66,6 +69,15 @@ def output_path(photo: Photo, path: Path, *, format: Format | None = None) -> Pa
     if named is not None and format in (None, named):
         return path
     return path.with_suffix(_SUFFIX[format or output_format(photo)])
+
+
+def possible_paths(path: Path, *, format: Format | None = None) -> list[Path]:
+    """Where `write` may put a photo of which only the name is known: one place, or three for a conversion."""
+    named = WRITABLE_SUFFIXES.get(path.suffix.lower())
+    if named is not None and format in (None, named):
+        return [path]
+    kinds: tuple[Format, ...] = ("jpeg", "png", "tiff") if format is None else (format,)
+    return [path.with_suffix(_SUFFIX[kind]) for kind in kinds]
 
 
 def write(
@@ -150,7 +162,7 @@ def new_file(path: Path, *, overwrite: bool, like: Path | None = None) -> Genera
     if not overwrite and os.path.lexists(path):
         raise _exists(path)
     path = path.resolve() if overwrite else path
-    temporary = path.parent / f".daclip-{secrets.token_hex(8)}.tmp"
+    temporary = path.parent / TEMPORARY_FILES.replace("*", secrets.token_hex(8))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(
