@@ -129,8 +129,8 @@ def test_a_photo_finds_its_caption(model: Path, photos: Path, tmp_path: Path) ->
     rows = cells(analysis.retrieval(subject))
     assert len(rows) == 11
     assert {row["controlled R@10"] for row in rows.values()} == {"100%"}, "four captions, ten places"
+    (tmp_path / "empty.csv").write_text("file,caption1\n")
     with pytest.raises(DataError, match="no photos with captions"):
-        (tmp_path / "empty.csv").write_text("file,caption1\n")
         analysis.read_captions(tmp_path / "empty.csv")
 
 
