@@ -75,7 +75,8 @@ def test_scaling_keeps_the_mean_and_computes_in_float32() -> None:
     scaling = Scaling(4)
     x = torch.tensor([[9.0, 11.0, 9.0, 11.0]])
     torch.testing.assert_close(scaling(x), x, rtol=1e-4, atol=0)  # the deviation is 1
-    torch.testing.assert_close(scaling(x.bfloat16()), x, rtol=1e-4, atol=0)
+    x = torch.tensor([[1.0, 3.0, 8.0, 17.0]])  # its variance has too many digits for bfloat16
+    torch.testing.assert_close(scaling(x.bfloat16()), scaling(x), rtol=1e-5, atol=0)
 
 
 # ---- all of them
