@@ -123,6 +123,16 @@ class Page:
             word for one in self._restorers.values() for word in one.folder.texts.names if word != CLEAN
         )
         self.photos = gr.File(label="Photos", file_count="multiple", height=150, elem_id="photos")
+        self.examples = gr.Gallery(
+            [(str(path), path.stem) for path in sorted(_EXAMPLES.glob("*.jpg"))],
+            label="Examples",
+            columns=5,
+            height=150,
+            allow_preview=False,
+            interactive=False,
+            buttons=[],
+            elem_id="examples",
+        )
         self.strength = gr.Slider(
             0,
             1,
@@ -151,16 +161,6 @@ class Page:
         with gr.Row():
             self.again = gr.Button("Restore", variant="primary", elem_id="again")
             self.stop = gr.Button("Stop", variant="stop", elem_id="stop")
-        self.examples = gr.Gallery(
-            [(str(path), path.stem) for path in sorted(_EXAMPLES.glob("*.jpg"))],
-            label="Examples",
-            columns=5,
-            height=150,
-            allow_preview=False,
-            interactive=False,
-            buttons=[],
-            elem_id="examples",
-        )
 
     def _draw_results(self) -> None:
         self.shown = gr.Dropdown([], label="Photo", visible=False, interactive=True, elem_id="shown")
