@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from daclip import image
 from daclip.batch.manifest import NAME as MANIFEST
 from daclip.batch.manifest import Manifest, opened
-from daclip.batch.work import Recipe, Record, Task, stamp
+from daclip.batch.work import Recipe, Record, Task, sha256, stamp
 from daclip.errors import PhotoError, UsageError, as_record
 from daclip.image import Format
 
@@ -30,11 +30,13 @@ __all__ = [
     "opened",
     "plan",
     "run",
+    "sha256",
     "unfinished",
     "watch",
 ]
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Who shares out the work: takes tasks as workers get free, gives records as they are done.
 

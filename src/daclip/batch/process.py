@@ -115,16 +115,13 @@ def _serve(tasks: Connection, recipe: Recipe) -> None:
     """What a worker does: load the model, then photo after photo until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGTERM, _leave)
-    try:
+    with contextlib.suppress(EOFError, OSError):  # the parent is gone
         try:
             restorer = recipe.restorer()
+            while True:
+                tasks.send(work(restorer, recipe, tasks.recv()))
         except DaclipError as error:
             tasks.send(error)
-            return
-        while True:
-            tasks.send(work(restorer, recipe, tasks.recv()))
-    except (EOFError, OSError):
-        pass  # the parent is gone
 
 
 def _leave(_signal: int, _frame: object) -> None:

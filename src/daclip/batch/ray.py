@@ -1,8 +1,9 @@
 """The executor for a cluster: one Ray task for each photo, on whichever machine has a processor free.
 
-All machines need this package and see the two folders, and a model that is named as a path, in the same place.
+All machines need this package, and see the two folders (and a model named as a path) in the same place.
 """
 
+import logging
 import os
 import pickle
 import time
@@ -46,11 +47,17 @@ class RayExecutor:
 def _connect(address: str | None, processors: int) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning on machines without GPU
-    # records are small: the default store would take a third of the memory
-    alone: dict[str, Any] = {"num_cpus": processors or None, "object_store_memory": 100_000_000}
-    options = {"include_dashboard": False, **alone} if address is None else {}
     try:
-        ray.init(address, log_to_driver=False, logging_level="ERROR", **options)
+        if address is not None:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        ray.init(
+            num_cpus=processors or None,
+            include_dashboard=False,
+            object_store_memory=100_000_000,  # records are small; the default takes a third of the memory
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(

@@ -44,7 +44,7 @@ class Recipe:
     threads: int = 1
 
     def settings(self) -> dict[str, Any]:
-        """What results depend on, as JSON values; the model has its hash, memory and threads do not matter."""
+        """What results depend on, as JSON values, but for the model: it has its hash."""
         others = ("model", "memory_bytes", "threads")
         return {name: value for name, value in asdict(self).items() if name not in others}
 

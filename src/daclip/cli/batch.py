@@ -143,7 +143,7 @@ def command(
                 tasks, recipe, manifest, _executor(executor, address), workers=workers, overwrite=overwrite
             )
         ) as records:
-            return job.follow(records, len(todo))
+            return job.follow(records, len(todo), is_endless=watch)
 
 
 command.params += [parameter for parameter in restore.command.params if parameter.name in SHARED]
@@ -180,7 +180,7 @@ class _Job:
         if done := sum(record is not None for record in earlier) - len(failed):
             self._terminal.note(f"{done} of {len(self._plan.tasks)} photos were done before")
 
-    def follow(self, records: "Iterator[Record]", total: int) -> int:
+    def follow(self, records: "Iterator[Record]", total: int, *, is_endless: bool = False) -> int:
         """Tell every record as it comes; the exit code."""
         try:
             with self._terminal.progress(total) as progress:
@@ -188,7 +188,8 @@ class _Job:
                     self._advance(progress, record)
                     self.tell(record)
         except KeyboardInterrupt:
-            self._terminal.warning(f"stopped: {self._told} of {total} photos done; the same command goes on")
+            of_all = "" if is_endless else f" of {total}"
+            self._terminal.warning(f"stopped: {self._told}{of_all} photos done; the same command goes on")
             raise
         return self._terminal.end(len(self._plan.tasks) + len(self._plan.refused))
 
