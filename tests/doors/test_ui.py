@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -304,3 +305,24 @@ def test_a_port_that_is_taken_is_said(models: list[str], capsys: pytest.CaptureF
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: nothing can listen at 127.0.0.1:{port}")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("gradio_api/file=http://127.0.0.1:1/photo.png", None),
+        ("gradio_api/proxy=http://127.0.0.1:1/photo.png", None),
+        (
+            "gradio_api/queue/join",
+            {"data": [[{"path": "http://127.0.0.1:1/a.png", "meta": {}}]], "fn_index": 0},
+        ),
+    ],
+)
+def test_the_page_fetches_nothing_that_a_request_names(address: str, path: str, body: Any) -> None:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(address + path, data=data, headers={"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request)
+    with refused.value as answer:
+        assert answer.code == 403
+        assert b"fetches nothing" in answer.read()

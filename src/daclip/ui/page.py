@@ -1,26 +1,25 @@
-"""The web page of `daclip ui`: photos in, what is wrong with them, before and after, results to take home.
+"""What stands on the page, and which function answers which part of it.
 
 Gradio draws the page. Photos go in and out as files, past its own reading and writing of pictures.
 """
 
-import shutil
-import tempfile
-import threading
+import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 from gradio.themes import Default
+from starlette.middleware import Middleware
 
 from daclip import detect as detection
-from daclip import image, models, report
-from daclip.errors import DaclipError, PhotoError, UsageError
-from daclip.image import Photo
-from daclip.restore import Restored, Restorer
+from daclip import image, models
+from daclip.errors import DaclipError, UsageError
+from daclip.restore import Restorer
+from daclip.ui import results
+from daclip.ui.only_here import OnlyHere
+from daclip.ui.results import Session, Sessions
 from daclip.vocabulary import CLEAN
 
 KINDS = {"one-pass": "faithful", "diffusion": "realistic"}
@@ -28,27 +27,6 @@ KINDS = {"one-pass": "faithful", "diffusion": "realistic"}
 
 Answer = dict[Any, Any]
 """New values of some components of the page."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """One photo of a visitor, done: `restored` for the file, `preview` the same run on few pixels."""
-
-    name: str
-    folder: Path
-    restorer: Restorer
-    restored: Restored
-    preview: Restored
-
-
-@dataclass(kw_only=True)
-class Session:
-    """What one open tab has on the server: a folder of its own, its results by title, and a way to stop."""
-
-    folder: Path
-    results: dict[str, Result] = field(default_factory=dict[str, Result])
-    stop: threading.Event = field(default_factory=threading.Event)
-    pictures: int = 0
 
 
 class _Stopped(Exception):
@@ -65,10 +43,8 @@ class Page:
 
     def __init__(self, restorers: Sequence[Restorer], folder: Path) -> None:
         self._restorers = {_title(one): one for one in restorers}
-        self._folder = folder
+        self._sessions = Sessions(folder)
         self._hashes = {title: models.weights_sha256(one.folder) for title, one in self._restorers.items()}
-        self._sessions: dict[str, Session] = {}
-        self._lock = threading.Lock()
         self.blocks = self._build()
 
     def launch(self, *, host: str, port: int | None, open_browser: bool) -> str:
@@ -85,6 +61,7 @@ class Page:
                 show_error=False,
                 max_file_size=image.DEFAULT_LIMITS.max_bytes,
                 allowed_paths=[],
+                app_kwargs={"middleware": [Middleware(OnlyHere)]},
                 footer_links=[],
                 ssr_mode=False,
                 enable_monitoring=False,
@@ -99,8 +76,9 @@ class Page:
 
     def close(self) -> None:
         """Stop serving, and stop what runs."""
-        for session in list(self._sessions.values()):
-            session.stop.set()
+        # what is being sent at this moment fails, and nobody needs to hear of it
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        self._sessions.end_all()
         self.blocks.close(verbose=False)
 
     def _build(self) -> gr.Blocks:
@@ -235,7 +213,7 @@ class Page:
                 written,
                 show_progress="hidden",
                 concurrency_id="write",
-                concurrency_limit=2,
+                concurrency_limit=1,  # so that the last to be asked for is the last to be written
                 api_visibility="private",
             )
         self.stop.click(self._stop, queue=False, api_visibility="private")
@@ -267,40 +245,38 @@ class Page:
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Iterator[Answer]:
         """Photo after photo: what is wrong at once, then the result; each line as soon as it is known."""
-        session, lines = self._start(request), list[str]()
         if not paths:
             yield {self.told: "Drop a photo first, or choose an example."}
             return
+        self._forget(request)
+        session, lines = self._session(request), list[str]()
+        session.strength = strength
         yield self._emptied("Looking ...")
         for number, path in enumerate(paths):
             name = Path(path).name
             heading = f"{name} ({number + 1} of {len(paths)})" if len(paths) > 1 else name
+
+            def tell(done: int, total: int, heading: str = heading) -> None:
+                if session.stop.is_set():
+                    raise _Stopped
+                progress((done, total), desc=heading, unit="steps")
+
             try:
                 start = time.monotonic()
-                photo = _received(Path(path), session.folder / str(number))
-                restorer = self._restorers[kind]
+                tell(0, 1)
+                folder, restorer = session.folder / str(number), self._restorers[kind]
+                photo = results.receive(Path(path), folder)
                 embeddings = restorer.encode(photo)
                 found = detection.detect(embeddings.degradation, restorer.folder.texts)
                 yield {self.words: dict(found.ranked()), self.told: "\n".join([*lines, f"{name}: restoring"])}
-
-                def tell(done: int, total: int, heading: str = heading) -> None:
-                    if session.stop.is_set():
-                        raise _Stopped
-                    progress((done, total), desc=heading, unit="steps")
-
-                tell(0, 1)
                 # at full strength, so that the slider can go anywhere afterwards
                 restored = restorer.restore(
-                    photo, task=task or "auto", seed=int(seed), embeddings=embeddings, on_progress=tell
+                    photo, task=task or "auto", seed=seed, embeddings=embeddings, on_progress=tell
                 )
-                result = _kept(name, session.folder / str(number), restorer, restored)
+                result = results.keep(name, folder, restorer, restored)
             except _Stopped:
-                lines.append(f"{name}: stopped")
-                yield {
-                    self.told: "\n".join(
-                        [*lines, *(f"{Path(one).name}: not begun" for one in paths[number + 1 :])]
-                    )
-                }
+                waiting = [f"{Path(one).name}: not begun" for one in paths[number + 1 :]]
+                yield {self.told: "\n".join([*lines, f"{name}: stopped", *waiting])}
                 return
             except DaclipError as error:
                 lines.append(f"{name}: {error}")
@@ -308,25 +284,25 @@ class Page:
                 continue
             title = name if name not in session.results else f"{name} ({number + 1})"
             session.results[title] = result
-            lines.append(f"{_line(result)}, {time.monotonic() - start:.1f} s")
-            answer = self._show(title, strength, every_pixel, request) | {self.told: "\n".join(lines)}
-            titles = list(session.results)
-            answer[self.shown] = gr.Dropdown(titles, value=title, visible=len(titles) > 1)
-            yield answer | self._write(title, strength, request)
+            lines.append(f"{results.line(result)}, {time.monotonic() - start:.1f} s")
+            yield self._new(title, session, every_pixel, request) | {self.told: "\n".join(lines)}
+
+    def _new(self, title: str, session: Session, every_pixel: bool, request: gr.Request) -> Answer:
+        """All that shows a result which was not there before."""
+        shown = self._show(title, session.strength, every_pixel, request)
+        titles = list(session.results)
+        choice = {self.shown: gr.Dropdown(titles, value=title, visible=len(titles) > 1)}
+        return shown | choice | self._write(title, session.strength, request)
 
     def _show(self, title: str | None, strength: float, every_pixel: bool, request: gr.Request) -> Answer:
         """Before and after at this strength, and the words; the download waits for its file."""
         session = self._session(request)
+        session.strength = strength
         result = session.results.get(title or "")
         if result is None:
             return {self.slider: None}
         session.pictures += 1
-        one = (_again(result.restored) if every_pixel else result.preview).at(strength)
-        before = result.folder / f"before-{'all' if every_pixel else 'few'}.png"
-        if not before.exists():
-            _draw(replace(one, action="unchanged"), before)
-        after = result.folder / f"after-{session.pictures}.png"
-        _draw(one, after)
+        before, after = results.draw(result, strength, session.pictures, every_pixel=every_pixel)
         found = result.restored.detection
         return {
             self.slider: (str(before), str(after)),
@@ -336,22 +312,19 @@ class Page:
         }
 
     def _write(self, title: str | None, strength: float, request: gr.Request) -> Answer:
-        """The file to take home, in the photo's own format and depth, with its metadata; and the report."""
+        """The file to take home, unless the slider has moved on: then the next call brings it."""
         session = self._session(request)
         result = session.results.get(title or "")
-        if result is None or title is None:
+        if result is None:
             return {self.download: gr.DownloadButton(interactive=False)}
-        one = _again(result.restored).at(strength)
-        path = one.save(result.folder / "result" / _result_name(result.name), overwrite=True)
-        told = report.make(
-            one, result.restorer, name=result.name, sha256=self._hashes[_title(result.restorer)]
-        )
-        page = path.with_name(f"{path.name}.report.html")
-        page.write_text(report.to_html(told), encoding="utf-8")
-        files = [str(file) for each in session.results.values() for file in _results_of(each)]
+        sha256 = self._hashes[_title(result.restorer)]
+        path, report = results.write(result, strength, sha256=sha256)
+        if strength != session.strength:
+            return {self.download: gr.DownloadButton(interactive=False)}
+        files = [str(one) for one in results.written(session)]
         return {
             self.download: gr.DownloadButton(value=str(path), interactive=True),
-            self.trust: gr.DownloadButton(value=str(page), interactive=True),
+            self.trust: gr.DownloadButton(value=str(report), interactive=True),
             self.files: gr.File(value=files, visible=len(session.results) > 1),
         }
 
@@ -369,37 +342,19 @@ class Page:
             self.files: gr.File(value=None, visible=False),
         }
 
-    def _start(self, request: gr.Request) -> Session:
-        """The visitor's session, emptied for a new run."""
-        self._forget(request)
-        return self._session(request)
-
     def _session(self, request: gr.Request) -> Session:
-        key = str(request.session_hash)
-        with self._lock:
-            if key not in self._sessions:
-                while len(self._sessions) >= _SESSIONS:
-                    self._drop(next(iter(self._sessions)))
-                self._sessions[key] = Session(folder=Path(tempfile.mkdtemp(dir=self._folder)))
-            return self._sessions[key]
+        return self._sessions.of(str(request.session_hash))
 
     def _forget(self, request: gr.Request) -> None:
-        """The tab was closed, or starts anew: stop what runs for it, delete its photos."""
-        with self._lock:
-            self._drop(str(request.session_hash))
-
-    def _drop(self, key: str) -> None:
-        session = self._sessions.pop(key, None)
-        if session is not None:
-            session.stop.set()
-            shutil.rmtree(session.folder, ignore_errors=True)
+        """The tab was closed, or starts anew."""
+        self._sessions.end(str(request.session_hash))
 
 
 def _title(restorer: Restorer) -> str:
     return f"{KINDS[restorer.folder.config.kind]} ({restorer.folder.name})"
 
 
-def _choice(restorers: Any) -> str:
+def _choice(restorers: Iterable[Restorer]) -> str:
     kinds = {one.folder.config.kind for one in restorers}
     if len(kinds) == 2:
         return "Faithful keeps to what is there, in one pass; realistic draws detail, in several steps."
@@ -407,64 +362,7 @@ def _choice(restorers: Any) -> str:
     return f"For the {other} way start the page with `--model` and a model of that kind too."
 
 
-def _received(uploaded: Path, folder: Path) -> Photo:
-    """The photo, in a folder of ours: Gradio deletes uploads after a while."""
-    if not uploaded.is_file():
-        raise PhotoError("missing", None, "is no longer on the server", hint="drop it again")
-    folder.mkdir(parents=True)
-    return image.read(Path(shutil.copyfile(uploaded, folder / uploaded.name)))
-
-
-def _kept(name: str, folder: Path, restorer: Restorer, restored: Restored) -> Result:
-    """The result with its pixels on disk, so that many photos in a row do not fill the memory."""
-    photo, full = restored.photo, restored.full
-    cell = int(np.ceil(np.sqrt(photo.width * photo.height / _PREVIEW_PIXELS)))
-    few = image.from_array(report.shrunk(photo, None, cell))
-    small = None if full is None else report.shrunk(photo, full, cell)
-    preview = replace(restored, photo=few, full=small)
-    if full is not None:
-        np.save(folder / "full.npy", full)
-        full = np.load(folder / "full.npy", mmap_mode="r")
-    kept = replace(_again(restored), full=full)
-    return Result(name=name, folder=folder, restorer=restorer, restored=kept, preview=preview)
-
-
-def _again(restored: Restored) -> Restored:
-    """The same with its photo not yet decoded: pixels and warnings of what follows stay apart."""
-    return replace(restored, photo=replace(restored.photo, warnings=[*restored.photo.warnings]))
-
-
-def _draw(one: Restored, path: Path) -> None:
-    pixels = one.pixels
-    if pixels.dtype != np.uint8:
-        pixels = (pixels >> 8).astype(np.uint8)
-    path.write_bytes(image.to_bytes(image.from_array(pixels), pixels, format="png"))
-
-
-def _result_name(name: str) -> str:
-    path = Path(name)
-    return f"{path.stem}.restored{path.suffix}"
-
-
-def _results_of(result: Result) -> list[Path]:
-    return [path for path in (result.folder / "result").iterdir() if path.suffix != ".html"]
-
-
-def _line(result: Result) -> str:
-    """What was found and done, and what should be known of it."""
-    restored = result.restored
-    found = restored.detection
-    if restored.action == "unchanged":
-        what = f"left as it is, {restored.reason}"
-    else:
-        what = ", ".join(f"{word} {found.probability(word):.2f}" for word in restored.applied if found)
-    return "; ".join([f"{result.name}: {what}", *restored.photo.warnings, *restored.notes])
-
-
-_EXAMPLES = Path(__file__).parent / "photos"
-_PREVIEW_PIXELS = 4_000_000
-"""Above, the page shows the photo smaller: blending and sending it then takes 0.2 s and not a second."""
-_SESSIONS = 32
+_EXAMPLES = Path(__file__).parent.parent / "photos"
 _QUEUE = 64
 _KEEP_SECONDS = 86_400
 _FONTS = ["system-ui", "sans-serif"]
