@@ -1,26 +1,36 @@
 """Patches per second and memory of one training step of each network, on one thread.
 
 python benchmarks/train.py [--networks unet nafnet ...] [--batch 4] [--side 128] [--rounds 2]
+python benchmarks/train.py --photos FOLDER
 
 A step is forward, L1, backward and AdamW. The U-Net and NAFNet stand beside a plain transcription of the
 published step on the same random batch: for the U-Net every operation as described (without the published
 recomputation of its transformers, which costs it time), for NAFNet the published network, which spandrel has.
 Seconds are of the processor, the best of steps in interleaved processes; memory is what such a process holds
 at its peak above what it held before the network was built (Linux).
+
+With --photos: the whole loop of `compact` with the bundled encoder, on photos degraded by one worker and on
+one cached batch of noise. Where both give the same patches a second, reading and degrading cost nothing.
 """
 
 import argparse
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import torch
 from spandrel.architectures.NAFNet import NAFNet as PublishedNAFNet
 from torch import Tensor, nn
 from unet import machine, published_computation, seconds, status_mb
 
+from daclip import train
 from daclip.checkpoints import build_network
-from daclip.train import optim, presets
+from daclip.data import Sample
+from daclip.train import loop, optim, presets
+from daclip.train.restorer import channels_last
 
 DEEP = {"encoder_blocks": [1, 1, 1, 28], "middle_blocks": 1, "decoder_blocks": [1, 1, 1, 1]}
 TOLD = {"context_dim": 512, "degradation": True}
@@ -65,7 +75,7 @@ def training_step(
 ) -> Callable[[], float]:
     """One step on the same batch again and again; it returns its loss."""
     if ours:
-        network = network.to(memory_format=torch.channels_last)
+        network = channels_last(network)
         optimiser = optim.optimiser(network.named_parameters(), presets.compact().loop)
     else:
         optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4)
@@ -125,6 +135,43 @@ def row(name: str, precision: str, args: argparse.Namespace) -> str:
     return f"| {name} | {millions:.1f} | {precision} | {speed:.2f} | {mb:.0f} {beside}|"
 
 
+class CachedNoise:
+    """A data set whose every draw is the same region of noise."""
+
+    def __init__(self, side: int) -> None:
+        degraded, clean = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), np.uint8)
+        self.sample = Sample(degraded=degraded, clean=clean, names=("noisy",))
+
+    def draw(self, index: int) -> Sample:
+        """The one sample."""
+        return self.sample
+
+
+def loop_speed(photos: str, steps: int) -> None:
+    """Print patches a second of the whole loop on photos and on cached noise."""
+    overrides = [f"data={photos}", "encoder=compact-encoder", f"steps={steps}", f"log_every={steps}"]
+    run = presets.preset("compact", [*overrides, "trackers=[]", f"validate_every={2 * steps}", "device=cpu"])
+    assert isinstance(run, presets.RestorerRun)
+    job, _ = train.restorer_parts(run)
+    data, _ = train.data_sets(run)
+    print(f"The loop of compact, {steps} steps of {run.loop.batch} patches; {machine(1)}\n")
+    print("| data | patches/s | processor s |\n|---|---|---|")
+    for name, source in (("photos", data), ("cached noise", CachedNoise(run.region))):
+        found: list[float] = []
+        with tempfile.TemporaryDirectory() as folder:
+            _, used = seconds(
+                lambda source=source, folder=folder, found=found: loop.fit(
+                    job,
+                    data=source,
+                    val=[],
+                    folder=Path(folder),
+                    log=lambda figures, found=found: found.append(figures.get("per_second", 0.0)),
+                    write_model=lambda _: None,
+                )
+            )
+        print(f"| {name} | {max(found):.1f} | {used:.1f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
@@ -133,12 +180,15 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--photos", help="measure the whole loop on these photos")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--precision", default="float32", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.one:
         return measure(args.one[0], args.one[1], args)
+    if args.photos:
+        return loop_speed(args.photos, 20 * args.steps)
     title = f"One training step, batch {args.batch} x {args.side} x {args.side}"
     print(f"{title}; {machine(1).replace(', float32', '').replace('threads', 'thread')}\n")
     print("| network | M | precision | patches/s | MB | published patches/s | published MB | ratio |")

@@ -322,7 +322,7 @@ def test_a_diffusion_run_leaves_a_model_that_samples(
 
 def test_a_network_without_embeddings_needs_no_eyes(photos: Path, encoder: Path, tmp_path: Path) -> None:
     plain = {**NETWORK, "context_dim": None, "degradation": False, "content": "none", "attention": "pool"}
-    job, _ = train._restorer(restorer_run(photos, encoder, network=plain))
+    job, _ = train.restorer_parts(restorer_run(photos, encoder, network=plain))
     assert job.encoder is None
     carry_out(restorer_run(photos, encoder, network=plain, steps=1), tmp_path)
     assert models.read_config(tmp_path / "model").network == plain
@@ -586,9 +586,9 @@ def test_contradictions_are_found_before_the_first_step(photos: Path, encoder: P
 
 def test_photos_for_validation_are_never_trained_on(photos: Path) -> None:
     run = restorer_run(photos, "", validate_regions=20)
-    data, val = train._data(run)
+    data, val = train.data_sets(run)
     assert [len(batch.names) for batch in val] == [16]
-    again = train._data(run)[1]
+    again = train.data_sets(run)[1]
     assert all(torch.equal(a.degraded, b.degraded) for a, b in zip(val, again, strict=True))
     assert 0 < len(data.photos) < 6
     drawn = {data.draw(index).clean.tobytes() for index in range(8)}
@@ -596,7 +596,7 @@ def test_photos_for_validation_are_never_trained_on(photos: Path) -> None:
 
 
 def test_batches_do_not_depend_on_where_they_start(photos: Path) -> None:
-    data, _ = train._data(restorer_run(photos, ""))
+    data, _ = train.data_sets(restorer_run(photos, ""))
     some = list(loop.batches(data, size=2, start=1, stop=4, workers=0))
     late = list(loop.batches(data, size=2, start=3, stop=4, workers=0))
     assert torch.equal(some[2].degraded, late[0].degraded)

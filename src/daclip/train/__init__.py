@@ -48,8 +48,11 @@ __all__ = [
     "Loop",
     "RestorerRun",
     "Run",
+    "controller_parts",
+    "data_sets",
     "estimate",
     "preset",
+    "restorer_parts",
     "resumed",
     "train",
 ]
@@ -75,7 +78,7 @@ def train(run: Run, folder: Path, *, log: loop.Log, on_progress: Progress, fresh
         if isinstance(run, BackboneRun):
             return checkpoints.save_pretrained(_backbone(run, log, on_progress), folder / "model")
         job, model = _PARTS[type(run)](run)
-        data, val = _data(run)
+        data, val = data_sets(run)
         loop.fit(
             job,
             data=data,
@@ -161,7 +164,8 @@ def _backbone(run: BackboneRun, log: loop.Log, on_progress: Progress) -> checkpo
     )
 
 
-def _controller(run: ControllerRun) -> Parts:
+def controller_parts(run: ControllerRun) -> Parts:
+    """The job of a controller run, and a function that gives the model its weights make."""
     daclip, config = _start(run.encoder)
     words = _words(run)
     texts = config.texts
@@ -194,7 +198,8 @@ def _controller(run: ControllerRun) -> Parts:
     return job, model
 
 
-def _restorer(run: RestorerRun) -> Parts:
+def restorer_parts(run: RestorerRun) -> Parts:
+    """The job of a restorer run, and a function that gives the model its weights make."""
     torch.manual_seed(run.loop.seed)
     network = checkpoints.build_network(run.network)
     found = _find_encoder(run.encoder)
@@ -294,7 +299,7 @@ def _check_width(run: RestorerRun, texts: ClassTexts) -> None:
 # ---- data
 
 
-def _data(run: ControllerRun | RestorerRun) -> tuple[DataSet, list[Batch]]:
+def data_sets(run: ControllerRun | RestorerRun) -> tuple[DataSet, list[Batch]]:
     """What a run draws from, and its fixed validation batches from photos it never draws."""
     seed, count = run.loop.seed, run.loop.validate_regions
     data = _opened(run, "train", seed)
@@ -329,4 +334,4 @@ def _words(run: ControllerRun) -> tuple[str, ...]:
     return (*DEGRADATIONS, *own, CLEAN)
 
 
-_PARTS: dict[type, Callable[[Any], Parts]] = {ControllerRun: _controller, RestorerRun: _restorer}
+_PARTS: dict[type, Callable[[Any], Parts]] = {ControllerRun: controller_parts, RestorerRun: restorer_parts}

@@ -14,6 +14,7 @@ from daclip.train.controller import ControllerJob
 from daclip.train.loop import regions_per_step
 from daclip.train.restorer import RestorerJob
 
+
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """What a run will take.

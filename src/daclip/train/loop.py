@@ -197,9 +197,11 @@ class _Learner:
         """The job with the averaged weights; those in training are put back afterwards."""
         kept = {name: value.clone() for name, value in self.learning.state_dict().items()}
         self.learning.load_state_dict(self.average.module.state_dict())
+        self.job.eval()
         try:
             yield
         finally:
+            self.job.train()
             self.learning.load_state_dict(kept)
 
     def autocast(self) -> torch.autocast:

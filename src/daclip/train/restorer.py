@@ -59,10 +59,7 @@ class RestorerJob(nn.Module):
         super().__init__()
         self.run = run
         self.encoder = None if encoder is None else encoder.requires_grad_(False).eval()
-        self.network = network
-        for weight in network.parameters():
-            if weight.ndim == 4:
-                weight.data = weight.data.to(memory_format=torch.channels_last)
+        self.network = channels_last(network)
         self.mean, self.std = mean, std
         self.sde = IRSDE(**run.sde)
 
@@ -168,6 +165,14 @@ class RestorerJob(nn.Module):
     def goal(self, figures: dict[str, float]) -> float:
         """What the best weights have most of."""
         return figures.get("gain", -float("inf"))
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """The network with its kernels laid out as convolutions on a CPU are quickest; other weights stay."""
+    for weight in network.parameters():
+        if weight.ndim == 4:  # nn.Module.to would also try the prompts of PromptIR, and fail
+            weight.data = weight.data.to(memory_format=torch.channels_last)
+    return network
 
 
 def _guided(
