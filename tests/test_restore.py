@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -459,3 +461,32 @@ def test_a_large_model_gets_room_for_tiles_beyond_its_own_weights(tmp_path: Path
         weights.truncate(2_000_000_000)  # a hole: takes no room on disk
     assert default_memory(folder) > 2 * 2_000_000_000 + 1_000_000_000
     assert Restorer(folder).memory_bytes == default_memory(folder)
+
+
+def test_one_restorer_serves_many_threads(restorer: Restorer) -> None:
+    photos = [scene(60 + 7 * number, 80, light=0.2) for number in range(8)]
+    wanted = [restorer(photo) for photo in photos]
+    with ThreadPoolExecutor(4) as pool:
+        for expected, got in zip(wanted, pool.map(restorer, photos), strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+def test_pillow_keeps_what_it_carries(restorer: Restorer) -> None:
+    from PIL import Image
+
+    given = Image.fromarray(scene(50, 70, light=0.2))
+    given.info |= {"dpi": (300, 300), "exif": b"Exif\0\0made up"}
+    assert restorer(given).info == given.info
+
+
+def test_bytes_of_a_file_come_back_in_its_depth(restorer: Restorer, tmp_path: Path) -> None:
+    deep = scene(50, 70, light=0.2).astype(np.uint16) * 257
+    image.write(image.from_array(deep), deep, tmp_path / "deep.png")
+    back = restorer((tmp_path / "deep.png").read_bytes())
+    assert (back.bits, back.own.dtype) == (16, np.uint16)
+
+
+def test_progress_is_told_in_the_thread_that_asked(restorer: Restorer) -> None:
+    told: list[tuple[int, int, int]] = []
+    restorer(scene(50, 70, light=0.2), on_progress=lambda *done: told.append((*done, threading.get_ident())))
+    assert told == [(1, 1, threading.get_ident())]
