@@ -10,6 +10,7 @@ from daclip import sampling, vocabulary
 from daclip.cli import COMMANDS, restore, run, terminal
 from daclip.cli.naming import plan
 from daclip.errors import PhotoError, UsageError
+from daclip.restore import parse_strength
 
 
 @pytest.fixture
@@ -100,19 +101,19 @@ def test_a_folder_without_photos_says_so() -> None:
 
 
 def test_values_are_read_as_people_write_them() -> None:
-    assert restore.parse_strength("0.5") == 0.5
-    assert restore.parse_strength("noise=0.4, rainy=1") == {"noisy": 0.4, "rainy": 1.0}
+    assert parse_strength("0.5") == 0.5
+    assert parse_strength("noise=0.4, rainy=1") == {"noisy": 0.4, "rainy": 1.0}
     assert restore.parse_pixels("100MP") == 100_000_000
     assert restore.parse_pixels("1000") == 1000
     for read, text in (
-        (restore.parse_strength, "much"),
-        (restore.parse_strength, "noisy=x"),
+        (parse_strength, "much"),
+        (parse_strength, "noisy=x"),
         (restore.parse_pixels, "4K"),
     ):
         with pytest.raises(UsageError, match=text):
             read(text)
     with pytest.raises(UsageError, match='did you mean "rainy"'):
-        restore.parse_strength("rany=1")
+        parse_strength("rany=1")
 
 
 def test_memory_by_default_is_halved_until_it_is_half_of_what_is_free(

@@ -439,6 +439,17 @@ def _fixed_bytes(folder: ModelFolder) -> int:
     return _LIBRARY_BYTES + 2 * _weight_bytes(folder)
 
 
+def parse_strength(text: str) -> Strength:
+    """`0.5`, or `noisy=0.4,rainy=1`."""
+    try:
+        if "=" not in text:
+            return float(text)
+        pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+        return {vocabulary.degradation(name): float(number) for name, _, number in pairs}
+    except ValueError as error:
+        raise UsageError(f'strength "{text}" is no number', hint="write 0.5, or noisy=0.4,rainy=1") from error
+
+
 def parse_bytes(text: str | int) -> int:
     """The number of bytes of `512MB` (decimal), `1.5GiB` (binary) or a plain number.
 

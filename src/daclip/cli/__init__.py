@@ -28,6 +28,7 @@ COMMANDS = {
     "analyse": "Show what contexts, words and samplers are worth.",
     "score": "Measure results against clean photos.",
     "batch": "Restore a whole tree of photos, resumable.",
+    "serve": "Answer over HTTP.",
     "ui": "Open the web page.",
 }
 """Every command and its line of help; `daclip X` is `command` in the file X.py beside this one."""

@@ -91,13 +91,13 @@ def command(
     here = min(workers, cores)  # how many share this machine
     with terminal.progress(1):  # a sign of life before the libraries are there
         from daclip import batch, image, models
-        from daclip.restore import default_memory
+        from daclip.restore import default_memory, parse_strength
     folder = models.find(model or ("compact" if faithful else "compact-sde"), offline=offline)
     budget = restore.parse_memory(memory) // (1 if raw else here)
     recipe = batch.Recipe(
         model=folder.name if folder.source == "bundled" else str(folder.path.resolve()),
         task=task,
-        strength=restore.parse_strength(strength),
+        strength=parse_strength(strength),
         sampler=sampler,
         steps=steps,
         seed=seed,

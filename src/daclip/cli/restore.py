@@ -180,7 +180,7 @@ def command(
     terminal = Terminal(quiet=quiet, verbosity=verbose, color=color)
     with terminal.progress(1):  # a sign of life before the libraries are there
         from daclip import image, models
-        from daclip.restore import Restorer, default_memory
+        from daclip.restore import Restorer, default_memory, parse_strength
 
     format_ = FORMATS[suffix] if suffix else None
     work = plan(inputs, output, recursive=recursive, format=format_)[:limit]
@@ -415,19 +415,6 @@ def _dry_run(work: list[Job], wishes: Wishes, terminal: Terminal, *, as_json: bo
         line = f"{job.name}\t{target or '-'}\t{action}\t{photo.width} x {photo.height}"
         terminal.result(json.dumps(record, ensure_ascii=False) if as_json else line)
     return terminal.end(len(work))
-
-
-def parse_strength(text: str) -> "Strength":
-    """`0.5`, or `noisy=0.4,rainy=1`."""
-    from daclip.vocabulary import degradation
-
-    try:
-        if "=" not in text:
-            return float(text)
-        pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-        return {degradation(name): float(number) for name, _, number in pairs}
-    except ValueError as error:
-        raise UsageError(f'strength "{text}" is no number', hint="write 0.5, or noisy=0.4,rainy=1") from error
 
 
 def parse_pixels(text: str) -> int:

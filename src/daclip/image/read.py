@@ -27,6 +27,7 @@ class Limits:
         max_profile_bytes: of the ICC profile.
         max_metadata_bytes: of EXIF, XMP and IPTC together.
         allow_truncated: read what is there of a picture that ends early, with a warning.
+        formats: kinds that are read, as in `Photo.format`; None for all.
     """
 
     max_pixels: int = 250_000_000
@@ -35,6 +36,7 @@ class Limits:
     max_profile_bytes: int = 4 * MIB
     max_metadata_bytes: int = 16 * MIB
     allow_truncated: bool = False
+    formats: tuple[str, ...] | None = None
 
 
 DEFAULT_LIMITS = Limits()
@@ -62,6 +64,11 @@ def read(source: str | Path | bytes, *, limits: Limits = DEFAULT_LIMITS) -> Phot
     bytes are: `missing unreadable empty truncated not-an-image unsupported too-large`.
     """
     found = _find(source if isinstance(source, bytes) else Path(source), limits)
+    if limits.formats is not None and found.kind not in limits.formats:
+        accepted = ", ".join(name.upper() for name in limits.formats)
+        raise found.error(
+            "unsupported", f"{found.kind.upper()} is not accepted here", hint=f"send {accepted}"
+        )
     if transfer := sniff.high_dynamic_range(found.head):
         raise found.error(
             "unsupported",
