@@ -18,6 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from daclip import checkpoints, cli, models, train
@@ -28,7 +29,7 @@ from daclip.train.backbone import read_captions, retrieval
 from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes
 from daclip.train.contrast import attainable_floor, contrastive
 from daclip.train.controller import WORDS, ControllerJob
-from daclip.train.optim import cosine, weight_groups
+from daclip.train.optim import Lion, cosine, weight_groups
 from daclip.train.presets import KINDS, PRESETS, preset, read_run
 from daclip.train.restorer import OBJECTIVES, Context, RestorerJob, psnr
 from daclip.vocabulary import CLEAN
@@ -252,6 +253,7 @@ def test_validation_measures_input_and_result_by_degradation() -> None:
     assert figures["gain"] == pytest.approx(0, abs=1e-4)
     for word in ("hazy", "snowy", "mixed", CLEAN):
         assert figures[f"psnr/{word}"] == pytest.approx(figures[f"input/{word}"], abs=1e-3)
+        assert -1 < figures[f"ssim/{word}"] == pytest.approx(figures[f"input_ssim/{word}"], abs=1e-3)
 
 
 # ---- objectives
@@ -318,6 +320,34 @@ def test_a_diffusion_run_leaves_a_model_that_samples(
     assert config.sde == SDE
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["00000003.png", "00000006.png"]
     assert models.read_config(tmp_path / "best").sde == config.sde
+
+
+def test_a_tracker_is_told_what_the_log_is(photos: Path, encoder: Path, tmp_path: Path) -> None:
+    carry_out(restorer_run(photos, encoder, steps=2, trackers=["tensorboard"]), tmp_path)
+    events = EventAccumulator(str(next((tmp_path / "tracked").glob("events*")).parent)).Reload()
+    told = [event.value for event in events.Scalars("train/loss")]
+    logged = [min(values) for values in losses(tmp_path).values()]
+    assert told == pytest.approx(logged)
+    assert "val/gain" in events.Tags()["scalars"]
+
+
+def test_lion_steps_by_the_sign(photos: Path, encoder: Path, tmp_path: Path) -> None:
+    """Algorithm 2 of the paper, by hand for two steps of one weight; and it trains, and goes on exactly."""
+    weight = nn.Parameter(torch.tensor([1.0, -2.0]))
+    lion = Lion([{"params": [weight], "weight_decay": 0.1}], lr=0.01, betas=(0.9, 0.99))
+    wanted, average = weight.detach().clone(), torch.zeros(2)
+    for gradient in (torch.tensor([3.0, -0.5]), torch.tensor([-0.2, 0.4])):
+        weight.grad = gradient.clone()
+        lion.step()
+        wanted = wanted * (1 - 0.01 * 0.1) - 0.01 * (0.9 * average + 0.1 * gradient).sign()
+        average = 0.99 * average + 0.01 * gradient
+    torch.testing.assert_close(weight.detach(), wanted)
+    run = restorer_run(photos, encoder, optimiser="lion", learning_rate=1e-4)
+    carry_out(run, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train.train(run, tmp_path / "cut", log=killed_at(5), on_progress=lambda *_: None)
+    carry_out(run, tmp_path / "cut")
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
 def test_a_network_without_embeddings_needs_no_eyes(photos: Path, encoder: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from daclip import clip, sampling
 from daclip.diffusion import IRSDE
@@ -127,11 +128,11 @@ class RestorerJob(nn.Module):
     def validate(
         self, batches: Sequence[Batch], device: torch.device
     ) -> tuple[dict[str, float], Float[Tensor, "n 3 h w"] | None]:
-        """PSNR of input and result by degradation (mixtures: "mixed"), on whole regions, 8 bit; mean gain.
+        """PSNR and SSIM of input and result by degradation (mixtures: "mixed"), on regions, 8 bit; mean gain.
 
         The pictures are input, result and truth of one region of each degradation.
         """
-        rows: dict[str, list[tuple[float, float]]] = {}
+        rows: dict[str, list[dict[str, float]]] = {}
         shown: dict[str, list[Tensor]] = {}
         for batch in batches:
             on_device = batch.to(device)
@@ -141,16 +142,17 @@ class RestorerJob(nn.Module):
             for i, parts in enumerate(batch.names):
                 word = "mixed" if len(parts) > 1 else (parts or (CLEAN,))[0]
                 triple = [pixels[i : i + 1].float() for pixels in (mu, restored, x0)]
-                rows.setdefault(word, []).append(
-                    (float(psnr(triple[0], triple[2])), float(psnr(triple[1], triple[2])))
-                )
+                rows.setdefault(word, []).append(_scores(*triple))
                 shown.setdefault(word, triple)
-        figures = {f"psnr/{word}": sum(after for _, after in row) / len(row) for word, row in rows.items()}
-        inputs = {f"input/{word}": sum(before for before, _ in row) / len(row) for word, row in rows.items()}
-        gains = [figures[f"psnr/{word}"] - inputs[f"input/{word}"] for word in rows if word != CLEAN]
+        figures = {
+            f"{name}/{word}": sum(each[name] for each in some) / len(some)
+            for word, some in rows.items()
+            for name in some[0]
+        }
+        gains = [figures[f"psnr/{word}"] - figures[f"input/{word}"] for word in rows if word != CLEAN]
         gain = {"gain": sum(gains) / len(gains)} if gains else {}
         pictures = [picture.cpu() for word in sorted(shown) for picture in shown[word]]
-        return {**inputs, **figures, **gain}, torch.cat(pictures) if pictures else None
+        return {**figures, **gain}, torch.cat(pictures) if pictures else None
 
     def learning_rate(self, step: int) -> float:
         """At a step; AirNet has its own two phases."""
@@ -185,6 +187,17 @@ def _guided(
     """AirNet's loss: its encoder must know two cuts of one photo by their degradation, first of all alone."""
     contrast = F.cross_entropy(*network.contrast(query, key))
     return phase.contrast_weight * contrast + (loss if phase.restores else 0 * loss)
+
+
+def _scores(mu: Tensor, restored: Tensor, x0: Tensor) -> dict[str, float]:
+    """PSNR and SSIM of one region, 1 3 h w: `input`, `input_ssim` of the degraded one, then the result's."""
+    found: dict[str, float] = {}
+    for prefix, picture in (("input", mu), ("", restored)):
+        ssim = structural_similarity_index_measure(picture, x0, data_range=1.0)
+        assert isinstance(ssim, Tensor)
+        found[prefix or "psnr"] = float(psnr(picture, x0))
+        found[f"{prefix}_ssim" if prefix else "ssim"] = float(ssim)
+    return found
 
 
 def psnr(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:
