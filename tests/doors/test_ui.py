@@ -242,6 +242,27 @@ def test_before_and_after_lose_nothing_on_the_way_to_the_screen(
     assert np.abs(shown[1] - after.own[:, :, 0]).max() <= 1
 
 
+def test_the_wheel_zooms_and_every_pixel_can_be_seen(visitor: Visitor, photos: Path) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
+
+    large = np.full((1800, 2400, 3), 40, np.uint8)
+    image.write(image.from_array(large), large, photos / "large.jpg")
+    visitor.drop(photos / "large.jpg")
+    visitor.wait_until_done()
+
+    def width() -> int:
+        return int(visitor.all("#slider img")[1].get_property("naturalWidth"))
+
+    assert visitor.wait(width) == 1200
+    visitor.click("#every-pixel input")
+    visitor.wait(lambda: width() == 2400)
+    # beside the handle, which lies in the middle
+    there = ScrollOrigin.from_element(visitor.wait(lambda: visitor.all("#slider img")[0]), -100, 50)
+    ActionChains(visitor.chrome).scroll_from_origin(there, 0, -300).perform()
+    visitor.wait(lambda: "scale(1.05)" in visitor.all("#slider img")[1].get_attribute("style"))
+
+
 def test_no_other_machine_is_asked_for_anything(visitor: Visitor, photos: Path, address: str) -> None:
     visitor.drop(photos / "dark.jpg")
     visitor.wait_until_done()

@@ -104,7 +104,7 @@ class Page:
         self.examples = gr.Gallery(
             [(str(path), path.stem) for path in sorted(_EXAMPLES.glob("*.jpg"))],
             label="Examples",
-            columns=5,
+            columns=3,
             height=150,
             allow_preview=False,
             interactive=False,
