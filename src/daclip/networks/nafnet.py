@@ -127,6 +127,7 @@ class NAFNet(nn.Module):
             first).
         context_dim: width of the DA-CLIP embeddings; None for the plain network.
         degradation: modulate every block by the degradation prompt.
+        prompt: what the degradation prompt reads: the `embedding` as it is, or its `direction` alone.
         content: `attention` puts the U-Net's transformer block, which attends to the content embedding, in
             place of the middle blocks' channel attention (the paper's Figure 7); `vector` adds the content
             embedding to the modulation instead: attention to one token is the same vector everywhere.
@@ -144,6 +145,7 @@ class NAFNet(nn.Module):
         decoder_blocks: Sequence[int] = (1, 1, 1, 1),
         context_dim: int | None = None,
         degradation: bool = False,
+        prompt: Literal["direction", "embedding"] = "direction",
         content: Literal["none", "vector", "attention"] = "none",
         attention: Literal["pool", "embedding"] = "pool",
         shuffle: int = 1,
@@ -178,7 +180,9 @@ class NAFNet(nn.Module):
         self.decoders = nn.ModuleList(
             level(n, c, attention) for n, c in zip(decoder_blocks, widths[-2::-1], strict=True)
         )
-        self.prompt = DegradationPrompt(context_dim, size) if degradation and context_dim else None
+        self.prompt = None
+        if degradation and context_dim:
+            self.prompt = DegradationPrompt(context_dim, size, reads=prompt)
         self.content_mlp = ContentVector(context_dim, size) if content == "vector" and context_dim else None
 
     def embedding(
@@ -219,20 +223,28 @@ class NAFNet(nn.Module):
 class DegradationPrompt(nn.Module):
     """The learned prompt weighted by the degradation embedding (DA-CLIP section 3.3).
 
-    p = Linear(e * softmax(mlp(unit(e_d))) * prompt). Two things differ from the published form: the direction
-    of the embedding is taken alone (it is some 30 long, and the softmax soon chose one feature of 160), and
-    the size e makes the weights 1 on average, so that the prompt is felt from the first step.
+    p = Linear(e * softmax(mlp(e_d)) * prompt): the published form times its size e, so that the weights are
+    1 on average and the prompt is felt from the first step. Read as it is, an embedding some 30 long soon
+    makes the softmax choose one feature of 160; so only its direction is read, where nothing else is asked.
     """
 
-    def __init__(self, context_dim: int, size: int) -> None:
+    def __init__(
+        self,
+        context_dim: int,
+        size: int,
+        *,
+        reads: Literal["direction", "embedding"] = "direction",
+    ) -> None:
         super().__init__()
+        self.reads = reads
         self.text_mlp = nn.Sequential(nn.Linear(context_dim, size), nn.SiLU(), nn.Linear(size, size))
         self.weights = nn.Parameter(torch.rand(1, size))
         self.prompt_mlp = nn.Linear(size, size)
 
     def forward(self, degradation: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
         """The conditioning vector of degradation embeddings."""
-        chosen = self.text_mlp(unit(degradation)).softmax(dim=1) * self.weights.shape[1]
+        read = unit(degradation) if self.reads == "direction" else degradation
+        chosen = self.text_mlp(read).softmax(dim=1) * self.weights.shape[1]
         return self.prompt_mlp(chosen * self.weights)
 
 
