@@ -149,7 +149,7 @@ def _write_png(one: Restored, path: Path) -> None:
 
 
 _PREVIEW_PIXELS = 4_000_000
-"""Above, the page shows the photo smaller: blending and sending it then takes 0.2 s and not a second."""
+"""Above, the page shows the photo smaller: 20 megapixels are blended in 0.1 s then, not in 0.6."""
 _PICTURES_KEPT = 8
 _SECONDS_KEPT = 10.0
 _SESSIONS = 32
