@@ -27,3 +27,9 @@ def tree(tmp_path: Path) -> Path:
     Image.fromarray(astronaut[:200, :260]).save(folder / "clean.png")
     (folder / "broken.jpg").write_text("no picture")
     return folder
+
+
+@pytest.fixture(scope="session")
+def toy_sde(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusion model, which takes as long as it has steps."""
+    return write_toy_model(tmp_path_factory.mktemp("models") / "toysde", "diffusion")

@@ -140,7 +140,7 @@ class Gate:
             return problem(403, f"requests from {origin} are not answered", kind="origin")
         if not path.startswith("/v1/"):
             return None
-        given = headers.get("authorization", "").encode()
+        given = headers.get("authorization", "").encode("latin-1")
         if self._key and not hmac.compare_digest(given, f"Bearer {self._key}".encode()):
             hint = "send `Authorization: Bearer KEY`"
             bearer = {"WWW-Authenticate": "Bearer"}
