@@ -2,9 +2,9 @@
 
 python benchmarks/batch.py [--photos 40] [--rounds 3]
 
-On a machine that does other work wall time says little; then the processor seconds per photo count: what two
-processes at once use more than one, they lose of the double. Start-up is measured by a batch of as many photos
-as processes, and taken off.
+On a machine that does other work wall time says little; then the processor seconds per photo count: what
+two processes at once use more than one, they lose of the double. Start-up is measured by a batch of as many
+photos as processes, and taken off.
 """
 
 import argparse

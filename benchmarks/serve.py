@@ -1,4 +1,4 @@
-"""`daclip serve` under load: 200 requests, mixed sizes and bad files, 16 clients; then memory over 1,000 more.
+"""`daclip serve` under load: 200 mixed requests, bad files too, of 16 clients; then memory over 1,000 more.
 
 python benchmarks/serve.py [--workers 2] [--requests 200] [--clients 16] [--then 1000]
 """
