@@ -681,7 +681,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _smooth(pairs: Sequence[tuple[float, float]], *, over: int = 20) -> plots.Curve:
+def _smooth(pairs: Sequence[tuple[int | float, int | float]], *, over: int = 20) -> plots.Curve:
     values = [value for _, value in pairs]
     return [step for step, _ in pairs], [
         fmean(values[max(0, position - over + 1) : position + 1]) for position in range(len(values))

@@ -23,7 +23,8 @@ _UNITS = {
     "fid": "FID (lower is better)",
 }
 
-Curve = tuple[Sequence[float], Sequence[float]]
+Numbers = Sequence[int | float]
+Curve = tuple[Numbers, Numbers]
 
 
 def of_results(rows: Sequence[Row], classifications: Sequence[Classification]) -> dict[str, Figure]:
