@@ -59,5 +59,5 @@ GROUND := src/daclip/errors.py,src/daclip/vocabulary.py,src/daclip/image/*,src/d
 	touch $@
 
 .venv/dev: .venv/base
-	$(INSTALL) -e ".[torch,data,openvino,captions,backbone,heif,raw,serve,ui,ray,dev]"
+	$(INSTALL) -e ".[torch,data,openvino,captions,backbone,heif,raw,plots,serve,ui,ray,dev]"
 	touch $@

@@ -329,7 +329,7 @@ def words(subject: Subject) -> Study:
 def embeddings(subject: Subject) -> Study:
     """Degradation embeddings, and plain ones, in the plane."""
     names = subject.restorer.folder.texts.names
-    rows: dict[str, list[Float32[np.ndarray, d]]] = {"degradation embedding": [], "plain embedding": []}
+    rows: dict[str, list[np.ndarray]] = {"degradation embedding": [], "plain embedding": []}
     labels: list[str] = []
     for case in subject.cases("embeddings", names):
         photo, _ = _truth(case)
