@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -356,6 +357,21 @@ def test_a_network_without_embeddings_needs_no_eyes(photos: Path, encoder: Path,
     assert job.encoder is None
     carry_out(restorer_run(photos, encoder, network=plain, steps=1), tmp_path)
     assert models.read_config(tmp_path / "model").network == plain
+
+
+def test_a_share_of_the_photos_is_told_by_words(encoder: Path) -> None:
+    texts = models.find(encoder).texts
+    job = RestorerJob(restorer_run(Path(), "", told_share=1.0), toy_encoder(), nn.Identity(), texts=texts)
+    own = job.context(torch.rand(4, 3, 32, 32), batch().generators(0))
+    told = job._told(own, batch().names, batch().generators(0)).degradation
+    assert told is not None
+    assert own.degradation is not None
+    unit = texts.embeddings / np.linalg.norm(texts.embeddings, axis=1, keepdims=True)
+    noisy, rainy = (unit[WORDS.index(word)] for word in ("noisy", "rainy"))
+    cosine = F.cosine_similarity(told[2], torch.tensor(noisy + rainy).to(told), dim=0)
+    assert cosine.item() == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(told.norm(dim=1), own.degradation.norm(dim=1))
+    assert torch.equal(told[1], own.degradation[1])  # nothing is wrong with it, so nothing can be told
 
 
 def test_patches_grow_late_and_a_step_sees_as_many_pixels() -> None:
@@ -786,6 +802,14 @@ def test_every_loss_of_the_controller_falls(degradation: str, content: str) -> N
         assert figures["said"] > figures["said_floor"] - 1e-4
         assert 0 <= job.model.logit_scale.item() <= math.log(100) + 1e-4
     assert found[-1] < found[0] - 0.05
+
+
+def test_equal_texts_are_known_as_equal_in_half_precision() -> None:
+    job = controller_job(degradation="published")
+    twice = replace(batch(), names=[("hazy",), ("hazy",), ("rainy",), ("rainy",)])
+    with torch.autocast("cpu", torch.bfloat16):
+        _, figures = job(twice, 0.0)
+    assert figures["said_floor"] == pytest.approx(math.log(2))
 
 
 def test_photos_without_captions_cannot_be_compared_with_them() -> None:

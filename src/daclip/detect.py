@@ -4,6 +4,7 @@ Step c of the path of a photo. DA-CLIP section 3.1: the degradation embedding is
 with the texts' embeddings.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -99,3 +100,9 @@ def detect(degradation: Float[np.ndarray, "n d"], texts: ClassTexts, *, threshol
 
 
 AnyEmbeddings = Embeddings[Any]
+
+
+def of_words(names: Sequence[str], texts: ClassTexts, *, length: float) -> Float32[np.ndarray, "1 d"]:
+    """A degradation embedding that words stand for: the mean of their unit text embeddings, made so long."""
+    rows = unit(np.stack([texts.embeddings[texts.names.index(name)] for name in names]))
+    return (unit(rows.mean(axis=0, keepdims=True)) * length).astype(np.float32)

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Num, UInt8, UInt16
 from daclip import detect as detection
 from daclip import engine as engines
 from daclip import image, models, sampling, tiling, vocabulary
-from daclip.detect import ClassTexts, Detection, Embeddings
+from daclip.detect import Detection, Embeddings
 from daclip.diffusion import IRSDE
 from daclip.errors import ModelError, PhotoError, UsageError
 from daclip.image import Format, Photo
@@ -217,8 +217,9 @@ class Restorer:
         if together == 0:
             return _unchanged(photo, run, "strength is 0", found)
         degradation = _mean(seen.degradation)
-        if named:
-            degradation = _of_words(names, texts, length=float(np.linalg.norm(degradation)))
+        # what the photo itself shows of the named damage says more of it than its words do
+        if named and set(named) != set(found.found):
+            degradation = detection.of_words(names, texts, length=float(np.linalg.norm(degradation)))
         condition = Embeddings(content=_mean(seen.content), degradation=degradation)
         full, notes = self._in_tiles(photo, condition, run, mask=mask, side=side, on_progress=on_progress)
         return Restored(
@@ -521,12 +522,6 @@ def _mean(vectors: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "1 d"]:
     length = np.linalg.norm(mean)
     wanted = np.linalg.norm(vectors, axis=1).mean()
     return mean if length == 0 or len(vectors) == 1 else mean * np.float32(wanted / length)
-
-
-def _of_words(names: Sequence[str], texts: ClassTexts, *, length: float) -> Float32[np.ndarray, "1 d"]:
-    """The mean of the words' unit text embeddings, as long as the photo's own degradation embedding."""
-    rows = detection.unit(np.stack([texts.embeddings[texts.names.index(name)] for name in names]))
-    return (detection.unit(rows.mean(axis=0, keepdims=True)) * length).astype(np.float32)
 
 
 def _weight_bytes(folder: ModelFolder) -> int:

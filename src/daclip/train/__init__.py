@@ -208,7 +208,7 @@ def restorer_parts(run: RestorerRun) -> Parts:
     if run.network.get("context_dim"):
         _check_width(run, found.texts)
         daclip = checkpoints.load(found).daclip.to(memory_format=torch.channels_last)
-    job = RestorerJob(run, daclip, network, mean=encoder.mean, std=encoder.std)
+    job = RestorerJob(run, daclip, network, texts=found.texts, mean=encoder.mean, std=encoder.std)
     is_diffusion = run.objective != "clean"
     config = ModelConfig(
         kind="diffusion" if is_diffusion else "one-pass",

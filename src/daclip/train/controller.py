@@ -97,11 +97,12 @@ class ControllerJob(nn.Module):
         """The loss of a batch, and figures for the log: each part, and the least it could be."""
         degraded, clean, names = self._views(batch)
         embeddings = self.model.encode(degraded)
-        found = F.normalize(embeddings.degradation.float(), dim=-1)
         truth = self.targets(names)
-        said, floor = DEGRADATION_LOSSES[self.run.degradation](self, found, truth)
         content = F.normalize(embeddings.content.float(), dim=-1)
         shown = CONTENT_LOSSES[self.run.content](self, content, clean, batch.captions)
+        with torch.autocast(truth.device.type, enabled=False):
+            found = F.normalize(embeddings.degradation.float(), dim=-1)
+            said, floor = DEGRADATION_LOSSES[self.run.degradation](self, found, truth)
         figures = {"said": said.item(), "said_floor": floor, "shown": shown.item()}
         single = torch.tensor([len(parts) <= 1 for parts in names], device=truth.device)
         hits = (self.logits(found).argmax(1) == truth.argmax(1))[single].float()
@@ -276,8 +277,9 @@ def _contrast(
 ) -> tuple[Tensor, float]:
     """CLIP's symmetric loss over the batch of all processes, and the least it could be."""
     photos, texts = gathered(photos), gathered(texts)
-    same = texts @ texts.T > 1 - 1e-5
-    return (
-        contrastive(job.model.logit_scale.exp() * photos @ texts.T, same if masked else None),
-        0.0 if masked else attainable_floor(same),
-    )
+    # in half precision a text is not equal to itself
+    with torch.autocast(texts.device.type, enabled=False):
+        same = texts @ texts.T > 1 - 1e-5
+        logits = job.model.logit_scale.exp() * photos @ texts.T
+    loss = contrastive(logits, same if masked else None)
+    return loss, 0.0 if masked else attainable_floor(same)

@@ -162,6 +162,8 @@ class RestorerRun:
             that a step sees the same number of pixels.
         patches_per_region: patches cut from one region; `loop.batch` counts patches.
         view: side of what the encoder sees, in pixels.
+        told_share: of photos whose damage the network is told by the texts of its words, not by what the
+            encoder saw: so that it understands a person who names the damage.
         clean_share, mixture_share: of untouched photos and of mixtures, where photos are degraded here.
         shares: relative draws of the degradations.
     """
@@ -179,6 +181,7 @@ class RestorerRun:
     late_from: float = 0.7
     patches_per_region: int = 4
     view: int = 160
+    told_share: float = 0.1
     clean_share: float = 0.1
     mixture_share: float = 0.2
     shares: dict[str, float] = field(default_factory=lambda: dict(SHARES))
@@ -355,6 +358,7 @@ def universal_ir() -> RestorerRun:
         late_patch=256,
         patches_per_region=1,
         view=224,
+        told_share=0.0,
         shares=dict.fromkeys(DEGRADATIONS, 1.0),
         loop=Loop(
             steps=700_000,
@@ -591,6 +595,7 @@ _MAY_BE_ZERO = frozenset(
         "late_from",
         "mixture_share",
         "seed",
+        "told_share",
         "warmup",
         "weight_decay",
         "workers",

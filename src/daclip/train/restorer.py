@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from daclip import clip, sampling
+from daclip import clip, detect, sampling
+from daclip.detect import ClassTexts
 from daclip.diffusion import IRSDE
 from daclip.networks import airnet
 from daclip.networks.airnet import AirNet
@@ -45,6 +46,7 @@ class RestorerJob(nn.Module):
         encoder: a DA-CLIP, which learns nothing; None for a network without embeddings.
         network: called as network(mu, content, degradation), or for diffusion as
             network(x, mu, t, content=..., degradation=...).
+        texts: of the words, for photos whose damage the network is told by name.
         mean, std: normalisation of what the encoder sees.
     """
 
@@ -54,6 +56,7 @@ class RestorerJob(nn.Module):
         encoder: clip.DaClip | None,
         network: nn.Module,
         *,
+        texts: ClassTexts | None = None,
         mean: Sequence[float] = clip.COMPACT_MEAN,
         std: Sequence[float] = clip.COMPACT_STD,
     ) -> None:
@@ -61,6 +64,7 @@ class RestorerJob(nn.Module):
         self.run = run
         self.encoder = None if encoder is None else encoder.requires_grad_(False).eval()
         self.network = channels_last(network)
+        self.texts = texts
         self.mean, self.std = mean, std
         self.sde = IRSDE(**run.sde)
 
@@ -86,7 +90,7 @@ class RestorerJob(nn.Module):
         """
         degraded, clean = planes(batch.degraded), planes(batch.clean)
         generators = batch.generators(self.run.loop.seed)
-        context = self.context(degraded, generators)
+        context = self._told(self.context(degraded, generators), batch.names, generators)
         side, count = self._cut(progress)
         mu, x0 = draw_patches([degraded, clean], side, count=count, generators=generators)
         draws = [each for each in generators for _ in range(count)]
@@ -100,6 +104,21 @@ class RestorerJob(nn.Module):
         if len(gain := (after - before)[before < _UNTOUCHED]):
             figures["gain"] = gain.mean().item()
         return loss, figures
+
+    def _told(
+        self, context: Context, names: Sequence[tuple[str, ...]], generators: Sequence[torch.Generator]
+    ) -> Context:
+        """The context, where some photos' damage is told by its words, as `task` tells it at use."""
+        own, texts = context.degradation, self.texts
+        if own is None or texts is None or not self.run.told_share:
+            return context
+        rows = list(own)
+        for i, (parts, generator) in enumerate(zip(names, generators, strict=True)):
+            told = float(torch.rand((), generator=generator)) < self.run.told_share
+            if told and parts and set(parts) <= set(texts.names):
+                words = detect.of_words(parts, texts, length=float(own[i].norm()))
+                rows[i] = torch.from_numpy(words[0]).to(own)
+        return Context(content=context.content, degradation=torch.stack(rows))
 
     def _cut(self, progress: float) -> tuple[int, int]:
         """Side of the patches, and how many of a region: later larger and fewer."""
