@@ -41,7 +41,7 @@ def command(
     verbose: int,
     color: str,
 ) -> None:
-    r"""Write a caption for each clean photo of FOLDER, where `daclip train --data` finds it.
+    """Write a caption for each clean photo of FOLDER, where `daclip train --data` finds it.
 
     For FOLDER/{train,val}/<degradation>/{LQ,GT} the files are FOLDER/daclip_train.csv and daclip_val.csv; for
     any other folder of photos FOLDER/captions.csv. The same command again goes on where it was stopped.

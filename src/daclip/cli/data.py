@@ -112,7 +112,7 @@ def make(
     verbose: int,
     color: str,
 ) -> int:
-    r"""Make the data set ROOT/{train,val}/<degradation>/{LQ,GT}, of photos or of raw downloads.
+    """Make the data set ROOT/{train,val}/<degradation>/{LQ,GT}, of photos or of raw downloads.
 
     The same command again goes on where it was stopped. Clean photos are hard links where that is possible.
 

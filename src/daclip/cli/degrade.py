@@ -47,7 +47,7 @@ def command(
     verbose: int,
     color: str,
 ) -> int:
-    r"""Degrade the photo IN, or every photo of the folder IN, and write OUT.
+    """Degrade the photo IN, or every photo of the folder IN, and write OUT.
 
     In a folder OUT the photos become PNG files of the same name, so that writing adds no damage of its own.
 

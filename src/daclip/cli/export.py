@@ -17,7 +17,7 @@ from daclip.errors import missing_extra
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @options
 def command(source: str, output: Path | None, as_json: bool, quiet: bool, verbose: int, color: str) -> None:
-    r"""Write the graphs of RUN (run folder, model folder, name or hub id), and check them against torch.
+    """Write the graphs of RUN (run folder, model folder, name or hub id), and check them against torch.
 
     With -o the model is copied, together with its encoder, into a folder that stands alone.
 

@@ -39,7 +39,7 @@ def command(
     verbose: int,
     color: str,
 ) -> int:
-    r"""Measure the photo RESTORED against CLEAN, or each photo of one folder against that of its name.
+    """Measure the photo RESTORED against CLEAN, or each photo of one folder against that of its name.
 
     Suffixes may differ, and photo.restored.jpg belongs to photo.jpg. The last line is the mean.
 

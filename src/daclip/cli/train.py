@@ -35,7 +35,7 @@ def command(
     verbose: int,
     color: str,
 ) -> None:
-    r"""Train PRESET, one of the paper's or a small one; without PRESET all are listed.
+    """Train PRESET, one of the paper's or a small one; without PRESET all are listed.
 
     The model is written to RUN/model, the best so far to RUN/best, figures to RUN/log.jsonl and to stdout.
     Killed and started again with the same command, a run goes on from its last checkpoint.
