@@ -246,7 +246,7 @@ def convert(files: Sequence[str | Path], folder: str | Path, *, config: ClipConf
         daclip, described = _bundled_encoder(restorers[0], description)
     if description is not None:
         _check_widths(described, description, files)
-        memory = _BYTES_PER_PIXEL[description["name"]]
+        memory = BYTES_PER_PIXEL[description["name"]]
         described = replace(described, kind="one-pass", network=description, bytes_per_pixel=memory)
         if description["name"] in _DIFFUSION:
             described = replace(
@@ -274,7 +274,7 @@ def _bundled_encoder(file: str | Path, description: dict[str, Any] | None) -> tu
 def _check_widths(config: ModelConfig, description: dict[str, Any], files: Sequence[str | Path]) -> None:
     """Raise ModelError unless the restorer is one of ours that can use the encoder's embeddings."""
     named = ", ".join(map(str, files))
-    if description["name"] not in _BYTES_PER_PIXEL:
+    if description["name"] not in BYTES_PER_PIXEL:
         raise ModelError(f"{named}: a network of another project", hint="published restorers are converted")
     wanted = description.get("context_dim")
     width = None if config.texts is None else config.texts.embeddings.shape[1]
@@ -335,7 +335,7 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 
 # Working memory of one tile on a CPU in float32, measured at 512 x 512: 3300 (universal-ir), 2800 (wild-ir),
 # 4900 (IR-SDE, depth 4), 2100 (Refusion); at 192 x 192: 8500 (Restormer), 8600 (PromptIR), 5400 (AirNet).
-_BYTES_PER_PIXEL = {
+BYTES_PER_PIXEL = {
     "unet": 5000,
     "nafnet-refusion": 2200,
     "restormer": 9000,

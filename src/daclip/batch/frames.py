@@ -32,17 +32,7 @@ def restore(
     restorer, done = recipe.restorer(), 0
 
     def one(frame: Frame) -> Frame:
-        restored = restorer.restore(
-            frame,
-            task=recipe.task,
-            strength=recipe.strength,
-            sampler=recipe.sampler,
-            steps=recipe.steps,
-            seed=recipe.seed,
-            views=recipe.views,
-            tile=recipe.tile,
-        )
-        return np.asarray(restored.pixels, np.uint8)
+        return np.asarray(recipe.restored(restorer, frame).pixels, np.uint8)
 
     with ThreadPoolExecutor(workers) as pool:
         under_way: deque[Future[Frame]] = deque()

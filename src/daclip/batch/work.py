@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from daclip import image
 from daclip.errors import DaclipError, PhotoError, as_record
-from daclip.restore import Restorer, Strength
+from daclip.image import Photo
+from daclip.restore import Pixels, Restored, Restorer, Strength
 
 Record = dict[str, Any]
 """What became of a photo, as JSON values: one line of the manifest."""
@@ -60,6 +61,19 @@ class Recipe:
             precision=self.precision,
         )
 
+    def restored(self, restorer: Restorer, photo: Photo | Pixels) -> Restored:
+        """What a restorer makes of a photo, or of a frame."""
+        return restorer.restore(
+            photo,
+            task=self.task,
+            strength=self.strength,
+            sampler=self.sampler,
+            steps=self.steps,
+            seed=self.seed,
+            views=self.views,
+            tile=self.tile,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
@@ -103,16 +117,7 @@ def _restore(restorer: Restorer, recipe: Recipe, task: Task) -> Record:
     target = image.output_path(photo, task.target, format=recipe.format)
     if not task.claimed and target.exists():  # said before the work, not after it
         raise PhotoError("exists", target, "already there", hint="use --overwrite or another output folder")
-    restored = restorer.restore(
-        photo,
-        task=recipe.task,
-        strength=recipe.strength,
-        sampler=recipe.sampler,
-        steps=recipe.steps,
-        seed=recipe.seed,
-        views=recipe.views,
-        tile=recipe.tile,
-    )
+    restored = recipe.restored(restorer, photo)
     written = restored.save(
         target,
         format=recipe.format,

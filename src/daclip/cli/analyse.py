@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from daclip.cli.evaluate import given
-from daclip.cli.terminal import Terminal, options
+from daclip.cli.terminal import Terminal, engine_options, options
 from daclip.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,10 +43,7 @@ STUDIES = ("contexts", "words", "embeddings", "retrieval", "severities", "mixtur
 @click.option("--severity", type=click.FloatRange(0, 1), default=0.7, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), help="Markdown file; its figures go beside it.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option(
-    "--engine", type=click.Choice(["auto", "onnx", "openvino", "torch"]), default="auto", help="Who computes."
-)
+@engine_options
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto")
 @options
 def command(

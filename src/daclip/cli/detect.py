@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from daclip.cli.answers import error_line
-from daclip.cli.terminal import Terminal, options
+from daclip.cli.terminal import Terminal, engine_options, options
 from daclip.errors import DaclipError, PhotoError, as_record
 
 if TYPE_CHECKING:
@@ -27,10 +27,7 @@ SCHEMA = "daclip.detect/1"
     "--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="What counts as found."
 )
 @click.option("--views", type=click.Choice(["many", "centre"]), default="many", help="centre: as published.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option(
-    "--engine", type=click.Choice(["auto", "onnx", "openvino", "torch"]), default="auto", help="Who computes."
-)
+@engine_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per photo.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first N photos.")
 @click.option("--offline", is_flag=True, help="Never ask the hub.")

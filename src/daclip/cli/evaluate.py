@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from daclip.cli.answers import error_line, peak_megabytes
-from daclip.cli.terminal import Terminal, options
+from daclip.cli.terminal import Terminal, engine_options, options
 from daclip.errors import UsageError
 
 if TYPE_CHECKING:
@@ -94,10 +94,7 @@ daclip evaluate --data pairs/ --output run/ --format html > report.html
     "--plots", type=click.Path(path_type=Path), help="Folder for bars, radar plots, confusion matrices."
 )
 @click.option("--sheet", type=click.Path(path_type=Path), help="Picture: first photo of each, with details.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option(
-    "--engine", type=click.Choice(["auto", "onnx", "openvino", "torch"]), default="auto", help="Who computes."
-)
+@engine_options
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto")
 @options
 def command(

@@ -15,7 +15,7 @@ import click
 
 from daclip.cli.answers import SCHEMA, Answer, Outcome, error_line
 from daclip.cli.naming import Job, plan
-from daclip.cli.terminal import Progress, Terminal, options
+from daclip.cli.terminal import Progress, Terminal, engine_options, options
 from daclip.errors import DaclipError, PhotoError, UsageError
 
 if TYPE_CHECKING:
@@ -102,10 +102,7 @@ def _complete_tasks(_ctx: click.Context, _param: click.Parameter, incomplete: st
     help="Limit for the whole process. [default: half of what is free, at most 2GB, more for a large model]",
 )
 @click.option("--tile", type=click.IntRange(16), help="Side of a tile in pixels. [default: by memory]")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option(
-    "--engine", type=click.Choice(["auto", "onnx", "openvino", "torch"]), default="auto", help="Who computes."
-)
+@engine_options
 @click.option(
     "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", help="Of the numbers."
 )

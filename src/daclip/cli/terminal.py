@@ -30,6 +30,17 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where a model runs, for the commands that run one: --device, --engine."""
+    engines = click.Choice(["auto", "onnx", "openvino", "torch"])
+    for option in (
+        click.option("--engine", type=engines, default="auto", help="Who computes."),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
+    ):
+        command = option(command)
+    return command
+
+
 class Terminal:
     """Where a command speaks. Thread-safe; a progress bar steps aside for each line."""
 

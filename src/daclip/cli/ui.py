@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from daclip.cli.terminal import Terminal, options
+from daclip.cli.terminal import Terminal, engine_options, options
 from daclip.errors import UsageError
 
 
@@ -25,10 +25,7 @@ from daclip.errors import UsageError
     "--memory",
     help="Limit for the whole process. [default: half of what is free, at most 2GB, more for a large model]",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option(
-    "--engine", type=click.Choice(["auto", "onnx", "openvino", "torch"]), default="auto", help="Who computes."
-)
+@engine_options
 @click.option("--offline", is_flag=True, help="Never ask the hub.")
 @options
 def command(

@@ -3,11 +3,11 @@
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from daclip.errors import UsageError
-from daclip.networks.nafnet import ContentVector, DegradationPrompt
 
 Content = Literal["none", "vector"]
 """How the content embedding is used. Attention to it is no choice here: to one token it is a vector, too."""
@@ -36,12 +36,7 @@ class Conditions(nn.Module):
         self, content: Float[Tensor, "b d"] | None, degradation: Float[Tensor, "b d"] | None
     ) -> Float[Tensor, "b e"] | None:
         """The vector of un-normalised embeddings; None when no embedding that is used was given."""
-        parts: list[Tensor] = []
-        if self.prompt is not None and degradation is not None:
-            parts.append(self.prompt(degradation))
-        if self.content is not None and content is not None:
-            parts.append(self.content(content))
-        return torch.stack(parts).sum(0) if parts else None
+        return conditioning_vector(self.prompt, degradation, self.content, content)
 
 
 class Modulation(nn.Module):
@@ -66,3 +61,66 @@ class Modulation(nn.Module):
         first, second = vector.chunk(2, dim=1)
         shift, scale = self.linear(first * second)[:, :, None, None].chunk(2, dim=1)
         return torch.addcmul(shift, x, scale + 1)
+
+
+def conditioning_vector(
+    prompt: "DegradationPrompt | None",
+    degradation: Float[Tensor, "b d"] | None,
+    content_vector: "ContentVector | None",
+    content: Float[Tensor, "b d"] | None,
+) -> Float[Tensor, "b e"] | None:
+    """The sum of what each embedding says, where the network reads it and it was given; None of neither."""
+    parts: list[Tensor] = []
+    if prompt is not None and degradation is not None:
+        parts.append(prompt(degradation))
+    if content_vector is not None and content is not None:
+        parts.append(content_vector(content))
+    return torch.stack(parts).sum(0) if parts else None
+
+
+class DegradationPrompt(nn.Module):
+    """The learned prompt weighted by the degradation embedding (DA-CLIP section 3.3).
+
+    p = Linear(e * softmax(mlp(e_d)) * prompt): the published form times its size e, so that the weights are
+    1 on average and the prompt is felt from the first step. Read as it is, an embedding some 30 long soon
+    makes the softmax choose one feature of 160; so only its direction is read, where nothing else is asked.
+    """
+
+    def __init__(
+        self,
+        context_dim: int,
+        size: int,
+        *,
+        reads: Literal["direction", "embedding"] = "direction",
+    ) -> None:
+        super().__init__()
+        self.reads = reads
+        self.text_mlp = nn.Sequential(nn.Linear(context_dim, size), nn.SiLU(), nn.Linear(size, size))
+        self.weights = nn.Parameter(torch.rand(1, size))
+        self.prompt_mlp = nn.Linear(size, size)
+
+    def forward(self, degradation: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
+        """The conditioning vector of degradation embeddings."""
+        read = unit(degradation) if self.reads == "direction" else degradation
+        chosen = self.text_mlp(read).softmax(dim=1) * self.weights.shape[1]
+        return self.prompt_mlp(chosen * self.weights)
+
+
+class ContentVector(nn.Module):
+    """The content embedding as a conditioning vector, from its direction alone; starts at zero."""
+
+    def __init__(self, context_dim: int, size: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(context_dim, size)
+        self.out = nn.Linear(size, size)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, content: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
+        """The conditioning vector of content embeddings."""
+        return self.out(F.silu(self.hidden(unit(content))))
+
+
+def unit(embedding: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+    """The direction of an embedding, its numbers 1 in the square mean."""
+    return F.normalize(embedding, dim=1) * embedding.shape[1] ** 0.5

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from daclip.networks.conditioning import ContentVector, DegradationPrompt, conditioning_vector
 from daclip.networks.unet import Attention
 
 BlockAttention = Literal["pool", "embedding", "content"]
@@ -189,12 +190,7 @@ class NAFNet(nn.Module):
         self, content: Float[Tensor, "b d"] | None, degradation: Float[Tensor, "b d"] | None
     ) -> Float[Tensor, "b e"] | None:
         """The conditioning vector of all blocks; None for the plain network."""
-        parts: list[Tensor] = []
-        if self.prompt is not None and degradation is not None:
-            parts.append(self.prompt(degradation))
-        if self.content_mlp is not None and content is not None:
-            parts.append(self.content_mlp(content))
-        return torch.stack(parts).sum(0) if parts else None
+        return conditioning_vector(self.prompt, degradation, self.content_mlp, content)
 
     def forward(
         self,
@@ -218,51 +214,3 @@ class NAFNet(nn.Module):
         x = self.ending(x)
         residual = F.pixel_shuffle(x, self.shuffle) if self.shuffle > 1 else x
         return (padded + residual)[..., :height, :width]
-
-
-class DegradationPrompt(nn.Module):
-    """The learned prompt weighted by the degradation embedding (DA-CLIP section 3.3).
-
-    p = Linear(e * softmax(mlp(e_d)) * prompt): the published form times its size e, so that the weights are
-    1 on average and the prompt is felt from the first step. Read as it is, an embedding some 30 long soon
-    makes the softmax choose one feature of 160; so only its direction is read, where nothing else is asked.
-    """
-
-    def __init__(
-        self,
-        context_dim: int,
-        size: int,
-        *,
-        reads: Literal["direction", "embedding"] = "direction",
-    ) -> None:
-        super().__init__()
-        self.reads = reads
-        self.text_mlp = nn.Sequential(nn.Linear(context_dim, size), nn.SiLU(), nn.Linear(size, size))
-        self.weights = nn.Parameter(torch.rand(1, size))
-        self.prompt_mlp = nn.Linear(size, size)
-
-    def forward(self, degradation: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
-        """The conditioning vector of degradation embeddings."""
-        read = unit(degradation) if self.reads == "direction" else degradation
-        chosen = self.text_mlp(read).softmax(dim=1) * self.weights.shape[1]
-        return self.prompt_mlp(chosen * self.weights)
-
-
-class ContentVector(nn.Module):
-    """The content embedding as a conditioning vector, from its direction alone; starts at zero."""
-
-    def __init__(self, context_dim: int, size: int) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(context_dim, size)
-        self.out = nn.Linear(size, size)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
-
-    def forward(self, content: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
-        """The conditioning vector of content embeddings."""
-        return self.out(F.silu(self.hidden(unit(content))))
-
-
-def unit(embedding: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-    """The direction of an embedding, its numbers 1 in the square mean."""
-    return F.normalize(embedding, dim=1) * embedding.shape[1] ** 0.5

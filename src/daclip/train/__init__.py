@@ -87,7 +87,7 @@ def train(run: Run, folder: Path, *, log: loop.Log, on_progress: Progress, fresh
             log=log,
             write_model=lambda path: checkpoints.save_pretrained(model(), path),
         )
-        return checkpoints.save_pretrained(model(), folder / "model")
+    return folder / "model"
 
 
 def resumed(folder: Path) -> Run:
@@ -285,8 +285,10 @@ def _bytes_per_pixel(run: RestorerRun) -> int:
     if run.network["name"] == "nafnet":
         # 836 measured for OpenVINO and 671 for ONNX Runtime at width 40 and half resolution
         return round(850 * (width / 40) * (2 / run.network.get("shuffle", 1)) ** 2)
-    scale = 4 if run.network.get("half_resolution") else 1
-    return round(5000 * width / 64 / scale) if run.network["name"] == "unet" else 5000
+    known = checkpoints.BYTES_PER_PIXEL[run.network["name"]]
+    if run.network["name"] == "unet":
+        return round(known * width / 64 / (4 if run.network.get("half_resolution") else 1))
+    return known
 
 
 def _check_width(run: RestorerRun, texts: ClassTexts) -> None:

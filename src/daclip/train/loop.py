@@ -39,8 +39,8 @@ def fit(
 ) -> None:
     """Train until the run's last step; afterwards the job holds the averaged weights.
 
-    Checkpoints, pictures of the validations and `best`, the model that validated best, go to the folder.
-    In a run of several processes only the first one logs and writes.
+    Checkpoints, pictures of the validations, `best`, the model that validated best, and the last one,
+    `model`, go to the folder. In a run of several processes only the first one logs and writes.
 
     Args:
         job: what learns.
@@ -83,9 +83,11 @@ def fit(
             track("val", figures, done)
         if done % loop.save_every == 0 or is_last:
             resume.save(folder, done, learner.state(), keep=loop.keep)
+    job.learning().load_state_dict(learner.average.module.state_dict())
+    if accelerator.is_main_process:
+        write_model(folder / "model")
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    job.learning().load_state_dict(learner.average.module.state_dict())
 
 
 class _Learner:

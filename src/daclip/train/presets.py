@@ -154,7 +154,7 @@ class RestorerRun:
             train.restorer.OBJECTIVES.
         loss: `l1`, `root-l1` or `log-l1`, see train.restorer.LOSSES. The more it is bent, the more a tenth
             less error counts the same in a dark patch and in a slightly blurred one, as it does in PSNR.
-        sde: arguments of IRSDE, for diffusion.
+        sde: arguments of IRSDE where they are not its defaults, for diffusion.
         sample_steps: network calls of a validation, for diffusion.
         region: side of the degraded square, in pixels.
         patch: side of what the network sees, in pixels.
@@ -269,7 +269,6 @@ def compact_sde() -> RestorerRun:
         network=network,
         objective="noise",
         loss="l1",
-        sde={"max_sigma": 50 / 255, "steps": 100, "schedule": "cosine", "eps": 0.005},
         loop=replace(run.loop, learning_rate=4e-4),
     )
 
@@ -352,7 +351,6 @@ def universal_ir() -> RestorerRun:
         network={**network, "degradation": True, "content": True, "content_levels": [3]},
         objective="published",
         loss="l1",
-        sde={"max_sigma": 50 / 255, "steps": 100, "schedule": "cosine", "eps": 0.005},
         sample_steps=100,
         patch=256,
         late_patch=256,
@@ -425,7 +423,6 @@ def nafnet() -> RestorerRun:
         run,
         network={**network, "decoder_blocks": [1, 1, 1, 1]},
         objective="clean",
-        sde={},
         loop=replace(run.loop, learning_rate=1e-3, floor=1e-4, ema=0.999, beta2=0.9),
     )
 
