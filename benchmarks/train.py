@@ -1,11 +1,12 @@
 """Patches per second and memory of one training step of each network, on one thread.
 
-python benchmarks/train.py [--networks unet nafnet ...] [--batch 4] [--side 128] [--rounds 2]
+python benchmarks/train.py [--networks unet nafnet ...] [--compile] [--batch 4] [--side 128] [--rounds 2]
 python benchmarks/train.py --photos FOLDER
 
 A step is forward, L1, backward and AdamW. The U-Net and NAFNet stand beside a plain transcription of the
 published step on the same random batch: for the U-Net every operation as described (without the published
 recomputation of its transformers, which costs it time), for NAFNet the published network, which spandrel has.
+With --compile ours are compiled, as compile=true does it in a run; that takes minutes before the first step.
 Seconds are of the processor, the best of steps in interleaved processes; memory is what such a process holds
 at its peak above what it held before the network was built (Linux).
 
@@ -76,6 +77,8 @@ def training_step(
     """One step on the same batch again and again; it returns its loss."""
     if ours:
         network = channels_last(network)
+        if args.compile:
+            network.compile(dynamic=False)
         optimiser = optim.optimiser(network.named_parameters(), presets.compact().loop)
     else:
         optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4)
@@ -106,7 +109,7 @@ def measure(name: str, which: str, args: argparse.Namespace) -> None:
     torch.manual_seed(0)
     network = PUBLISHED[name]() if which == "published" else build_network(dict(NETWORKS[name]))
     step = training_step(network, name, ours=which == "ours", args=args)
-    step()  # the first step loads libraries
+    step()  # the first step loads libraries, and compiles
     best = min(seconds(step)[1] for _ in range(args.steps))
     print(best, status_mb("VmHWM") - before, sum(w.numel() for w in network.parameters()) / 1e6)
 
@@ -115,6 +118,7 @@ def measured(name: str, which: str, precision: str, args: argparse.Namespace) ->
     """What a process of its own found: patches a second, MB, millions of parameters."""
     command = [sys.executable, __file__, "--one", name, which, "--precision", precision]
     command += ["--batch", str(args.batch), "--side", str(args.side), "--steps", str(args.steps)]
+    command += ["--compile"] * args.compile
     found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
     step, mb, millions = map(float, found)
     return args.batch / step, mb, millions
@@ -176,6 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--precisions", nargs="+", choices=["float32", "bf16"], default=["float32", "bf16"])
+    parser.add_argument("--compile", action="store_true", help="compile our networks")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=2)
@@ -190,6 +195,7 @@ def main() -> None:
     if args.photos:
         return loop_speed(args.photos, 20 * args.steps)
     title = f"One training step, batch {args.batch} x {args.side} x {args.side}"
+    title += ", ours compiled" * args.compile
     print(f"{title}; {machine(1).replace(', float32', '').replace('threads', 'thread')}\n")
     print("| network | M | precision | patches/s | MB | published patches/s | published MB | ratio |")
     print("|---|---|---|---|---|---|---|---|")

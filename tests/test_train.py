@@ -123,7 +123,7 @@ def test_the_bundled_network_has_the_size_it_is_described_with() -> None:
     run = preset("compact")
     assert isinstance(run, train.RestorerRun)
     network = checkpoints.build_network(run.network)
-    assert sum(weight.numel() for weight in network.parameters()) == pytest.approx(1.46e6, rel=0.01)
+    assert sum(weight.numel() for weight in network.parameters()) == pytest.approx(3.78e6, rel=0.01)
 
 
 def test_the_learning_rate_warms_up_and_falls_to_its_floor() -> None:
@@ -654,6 +654,7 @@ def test_batches_do_not_depend_on_where_they_start(photos: Path) -> None:
 
 
 TOY: dict[str, dict[str, Any]] = {
+    "drunet": {"widths": [16, 32], "encoder_blocks": [1], "middle_blocks": 1, "decoder_blocks": [1]},
     "nafnet": {"width": 16, "encoder_blocks": [1], "middle_blocks": 1, "decoder_blocks": [1]},
     "unet": {"width": 32, "multipliers": [1, 2]},
     "restormer": {"width": 8, "blocks": [1, 1, 1, 1], "refinement": 1, "heads": [1, 1, 2, 2]},
@@ -687,6 +688,22 @@ def test_each_preset_takes_two_steps_at_toy_size(
     lines = carry_out(run, tmp_path)
     assert [math.isfinite(line["loss"]) for line in lines if "loss" in line] == [True, True]
     assert models.find(tmp_path / "model", offline=True).config.kind
+
+
+def test_a_restorer_can_start_from_a_finished_one(photos: Path, encoder: Path, tmp_path: Path) -> None:
+    carry_out(restorer_run(photos, encoder), tmp_path / "first")
+    run = restorer_run(photos, encoder, start=str(tmp_path / "first"))
+    wanted = checkpoints.from_pretrained(tmp_path / "first" / "model").network
+    assert wanted is not None
+    started, _ = train.restorer_parts(run)
+    for name, weight in started.learning()["network"].named_parameters():
+        assert weight.requires_grad
+        torch.testing.assert_close(weight, wanted.get_parameter(name), rtol=0, atol=0)
+    lines = carry_out(replace(run, loop=replace(run.loop, steps=1)), tmp_path / "second")
+    assert math.isfinite(lines[0]["loss"])
+    other = replace(run, network={**run.network, "middle_blocks": 2})
+    with pytest.raises(DataError, match=r"first: its restorer is .* this run trains"):
+        train.restorer_parts(other)
 
 
 def test_a_word_of_ones_own_is_learnt_from_a_folder(encoder: Path, tmp_path: Path) -> None:

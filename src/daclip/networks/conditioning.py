@@ -70,12 +70,17 @@ def conditioning_vector(
     content: Float[Tensor, "b d"] | None,
 ) -> Float[Tensor, "b e"] | None:
     """The sum of what each embedding says, where the network reads it and it was given; None of neither."""
+    given = degradation if degradation is not None else content
+    if given is None:
+        return None
     parts: list[Tensor] = []
-    if prompt is not None and degradation is not None:
-        parts.append(prompt(degradation))
-    if content_vector is not None and content is not None:
-        parts.append(content_vector(content))
-    return torch.stack(parts).sum(0) if parts else None
+    # a few numbers, so in full; torch 2.15 cannot compile the bfloat16 gradients of the two last biases
+    with torch.autocast(given.device.type, enabled=False):
+        if prompt is not None and degradation is not None:
+            parts.append(prompt(degradation))
+        if content_vector is not None and content is not None:
+            parts.append(content_vector(content))
+        return torch.stack(parts).sum(0) if parts else None
 
 
 class DegradationPrompt(nn.Module):

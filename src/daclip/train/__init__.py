@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import torch
+from torch import nn
 
 from daclip import checkpoints, clip, models
 from daclip.data import CleanPhotos, DataSet, Pairs, Split, open_data
@@ -201,8 +202,8 @@ def controller_parts(run: ControllerRun) -> Parts:
 def restorer_parts(run: RestorerRun) -> Parts:
     """The job of a restorer run, and a function that gives the model its weights make."""
     torch.manual_seed(run.loop.seed)
-    network = checkpoints.build_network(run.network)
-    found = _find_encoder(run.encoder)
+    network = _network(run)
+    found = _find_model(run.encoder)
     encoder = found.encoder_config
     daclip = None
     if run.network.get("context_dim"):
@@ -240,10 +241,25 @@ def restorer_parts(run: RestorerRun) -> Parts:
     return job, model
 
 
+def _network(run: RestorerRun) -> nn.Module:
+    """The network that learns: random, or the one of the model the run starts from."""
+    if not run.start:
+        return checkpoints.build_network(run.network)
+    found = _find_model(run.start)
+    if found.config.network != run.network:
+        raise DataError(
+            f"{run.start}: its restorer is {found.config.network}, this run trains {run.network}",
+            hint="start from a model of the same preset",
+        )
+    network = checkpoints.load(found).network
+    assert network is not None
+    return network.requires_grad_(True).train()
+
+
 def _start(encoder: str) -> tuple[clip.DaClip, ModelConfig]:
     """The DA-CLIP a controller starts from: open_clip's own towers, or a model."""
     if not encoder.startswith("open_clip:"):
-        found = _find_encoder(encoder)
+        found = _find_model(encoder)
         return checkpoints.load(found).daclip, found.encoder_config
     name, _, tag = encoder.removeprefix("open_clip:").partition(":")
     daclip = clip.vit(name, pretrained=tag or None)
@@ -260,7 +276,7 @@ def _texts_of(daclip: clip.DaClip, words: Sequence[str]) -> ClassTexts:
         return ClassTexts(names=tuple(words), embeddings=daclip.encode_text(list(words)).float().numpy())
 
 
-def _find_encoder(name: str) -> ModelFolder:
+def _find_model(name: str) -> ModelFolder:
     """The model of a run folder, or a model by folder, bundled name or hub id, from the cache only."""
     finished = Path(name) / "model"
     try:
@@ -285,6 +301,8 @@ def _bytes_per_pixel(run: RestorerRun) -> int:
     if run.network["name"] == "nafnet":
         # 836 measured for OpenVINO and 671 for ONNX Runtime at width 40 and half resolution
         return round(850 * (width / 40) * (2 / run.network.get("shuffle", 1)) ** 2)
+    if run.network["name"] == "drunet":
+        return round(900 * (run.network["widths"][0] / 48) * (2 / run.network.get("shuffle", 1)) ** 2)
     known = checkpoints.BYTES_PER_PIXEL[run.network["name"]]
     if run.network["name"] == "unet":
         return round(known * width / 64 / (4 if run.network.get("half_resolution") else 1))

@@ -105,7 +105,7 @@ class _Learner:
         self.best = -float("inf")
         if self.loop.compile:
             for part in self.learning.children():
-                part.compile()
+                part.compile(dynamic=False)  # few sizes, and kernels for any size are slower
 
     def go_on(self, folder: Path) -> int:
         """Load the newest checkpoint, where there is one, and return how many steps are done."""

@@ -150,6 +150,7 @@ class RestorerRun:
         encoder: run folder of the controller, or a model by folder or name. Weights from a folder go into the
             finished model, a bundled name or hub id stays a name in it.
         network: name and constructor arguments of the network.
+        start: model whose restorer, of the same form, lends its weights to begin with; empty for random ones.
         objective: `clean` is one pass; `published` and `noise` train a diffusion network, see
             train.restorer.OBJECTIVES.
         loss: `l1`, `root-l1` or `log-l1`, see train.restorer.LOSSES. The more it is bent, the more a tenth
@@ -171,6 +172,7 @@ class RestorerRun:
     data: str = "photos"
     encoder: str = "runs/compact-controller"
     network: dict[str, Any] = field(default_factory=dict[str, Any])
+    start: str = ""
     objective: Literal["clean", "published", "noise"] = "clean"
     loss: Literal["l1", "root-l1", "log-l1"] = "root-l1"
     sde: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -222,7 +224,47 @@ def controller_compact() -> ControllerRun:
 
 
 def compact() -> RestorerRun:
-    """The bundled one-pass restorer: NAFNet + DA-CLIP with a stem at half resolution, 1.46 M parameters."""
+    """The bundled one-pass restorer: DRUNet + DA-CLIP with a stem at half resolution, 3.8 M parameters."""
+    network = {
+        "name": "drunet",
+        "widths": [48, 96, 160],
+        "encoder_blocks": [2, 2],
+        "middle_blocks": 5,
+        "decoder_blocks": [2, 2],
+        "context_dim": 256,
+        "degradation": True,
+        "content": "vector",
+        "shuffle": 2,
+    }
+    return RestorerRun(network=network)
+
+
+def compact_degradation() -> RestorerRun:
+    """`compact` told what is wrong, but not what the photo shows."""
+    run = compact()
+    return replace(run, network={**run.network, "content": "none"})
+
+
+def compact_plain() -> RestorerRun:
+    """`compact` without any embedding."""
+    run = compact()
+    return replace(run, network={**run.network, **_NOTHING_TOLD})
+
+
+def compact_nafnet() -> RestorerRun:
+    """NAFNet at the size of `compact`, 1.5 M parameters: the row NAFNet of the paper's Table 3."""
+    run = compact_nafnet_daclip()
+    return replace(run, network={**run.network, **_NOTHING_TOLD, "attention": "pool"})
+
+
+def compact_nafnet_degradation() -> RestorerRun:
+    """The row NAFNet + Degradation of the paper's Table 3, at that size."""
+    run = compact_nafnet_daclip()
+    return replace(run, network={**run.network, "content": "none"})
+
+
+def compact_nafnet_daclip() -> RestorerRun:
+    """The row NAFNet + DA-CLIP of the paper's Table 3, at that size."""
     network = {
         "name": "nafnet",
         "width": 40,
@@ -239,17 +281,7 @@ def compact() -> RestorerRun:
     return RestorerRun(network=network)
 
 
-def compact_degradation() -> RestorerRun:
-    """`compact` without the content embedding: the row NAFNet + Degradation of the paper's Table 3."""
-    run = compact()
-    return replace(run, network={**run.network, "content": "none"})
-
-
-def compact_plain() -> RestorerRun:
-    """`compact` without any embedding: the row NAFNet of the paper's Table 3."""
-    run = compact()
-    plain = {"degradation": False, "content": "none", "context_dim": None, "attention": "pool"}
-    return replace(run, network={**run.network, **plain})
+_NOTHING_TOLD = {"degradation": False, "content": "none", "context_dim": None}
 
 
 def compact_sde() -> RestorerRun:
@@ -276,7 +308,13 @@ def compact_sde() -> RestorerRun:
 def compact_tiny() -> RestorerRun:
     """A toy of 75 thousand parameters: 300 steps take a minute on a CPU, and the gain turns positive."""
     run = compact()
-    network = {**run.network, "width": 16, "encoder_blocks": [1], "middle_blocks": 1, "decoder_blocks": [1]}
+    network = {
+        **run.network,
+        "widths": [16, 32],
+        "encoder_blocks": [1],
+        "middle_blocks": 1,
+        "decoder_blocks": [1],
+    }
     return replace(
         run,
         network=network,
@@ -486,6 +524,9 @@ PRESETS: dict[str, Callable[[], Run]] = {
     "compact": compact,
     "compact-degradation": compact_degradation,
     "compact-plain": compact_plain,
+    "compact-nafnet": compact_nafnet,
+    "compact-nafnet-degradation": compact_nafnet_degradation,
+    "compact-nafnet-daclip": compact_nafnet_daclip,
     "compact-sde": compact_sde,
     "compact-tiny": compact_tiny,
     "controller-tiny": controller_tiny,

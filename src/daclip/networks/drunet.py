@@ -1,0 +1,121 @@
+"""DRUNet and its conditioned form: one pass from a degraded photo to a clean one, by residual blocks alone.
+
+DRUNet (Zhang et al., Plug-and-Play Image Restoration with Deep Denoiser Prior, TPAMI 2021) has no norm, no
+attention and no gate: 3 x 3 convolutions and rectifiers, which processors compute at their full speed. Here
+it can work at a part of the resolution, and what DA-CLIP says of the photo modulates each block.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from daclip.networks.conditioning import Conditions, Content, Modulation
+
+
+class ResBlock(nn.Module):
+    """x + conv(relu(modulated(conv(x)))).
+
+    Args:
+        channels: width c of the map.
+        size: of the conditioning vector; 0 for the plain block.
+    """
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.modulation = Modulation(channels, size)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], vector: Float[Tensor, "b e"] | None
+    ) -> Float[Tensor, "b c h w"]:
+        """The map with its residual."""
+        return x + self.conv2(F.relu(self.modulation(self.conv1(x), vector)))
+
+
+class Blocks(nn.ModuleList):
+    """ResBlocks one after another, all told the same."""
+
+    def __init__(self, count: int, channels: int, size: int) -> None:
+        super().__init__(ResBlock(channels, size) for _ in range(count))
+
+    def forward(self, x: Tensor, vector: Tensor | None) -> Tensor:
+        """The map after all blocks."""
+        for block in self:
+            x = block(x, vector)
+        return x
+
+
+class DRUNet(nn.Module):
+    """DRUNet, plain or told by DA-CLIP; adds its output to the photo, and starts as the identity.
+
+    No layer averages over its input: a tile gives the pixels of the whole photo, but near its border.
+
+    Args:
+        widths: channels of each level, the finest first.
+        encoder_blocks: blocks of each level but the coarsest, on the way down.
+        middle_blocks: blocks of the coarsest level.
+        decoder_blocks: blocks of each level but the coarsest, the finest first.
+        context_dim: width of the DA-CLIP embeddings; None for the plain network.
+        degradation: modulate every block by the degradation prompt.
+        content: how the content embedding is used, see conditioning.Content.
+        shuffle: pixel-unshuffle factor of the stem; 2 works at half resolution.
+    """
+
+    def __init__(
+        self,
+        *,
+        widths: Sequence[int] = (64, 128, 256, 512),
+        encoder_blocks: Sequence[int] = (4, 4, 4),
+        middle_blocks: int = 4,
+        decoder_blocks: Sequence[int] = (4, 4, 4),
+        context_dim: int | None = None,
+        degradation: bool = False,
+        content: Content = "none",
+        shuffle: int = 1,
+    ) -> None:
+        super().__init__()
+        self.shuffle = shuffle
+        self.multiple = shuffle * 2 ** len(encoder_blocks)
+        self.conditions = Conditions(context_dim, 4 * widths[0], degradation=degradation, content=content)
+        size, planes = self.conditions.size, 3 * shuffle**2
+        finer = list(pairwise(widths))
+        self.head = nn.Conv2d(planes, widths[0], 3, padding=1)
+        self.encoders = nn.ModuleList(
+            Blocks(n, c, size) for n, c in zip(encoder_blocks, widths[:-1], strict=True)
+        )
+        self.downs = nn.ModuleList(nn.Conv2d(c, coarse, 2, stride=2) for c, coarse in finer)
+        self.middle = Blocks(middle_blocks, widths[-1], size)
+        self.ups = nn.ModuleList(nn.ConvTranspose2d(coarse, c, 2, stride=2) for c, coarse in finer)
+        self.decoders = nn.ModuleList(
+            Blocks(n, c, size) for n, c in zip(decoder_blocks, widths[:-1], strict=True)
+        )
+        self.tail = nn.Conv2d(widths[0], planes, 3, padding=1)
+        for weight in self.tail.parameters():
+            nn.init.zeros_(weight)
+
+    def forward(
+        self,
+        mu: Float[Tensor, "b 3 h w"],
+        content: Float[Tensor, "b d"] | None = None,
+        degradation: Float[Tensor, "b d"] | None = None,
+    ) -> Float[Tensor, "b 3 h w"]:
+        """The clean photo, unclamped. Embeddings un-normalised. Any size: padded, then cropped."""
+        height, width = mu.shape[-2:]
+        padded = F.pad(mu, (0, -width % self.multiple, 0, -height % self.multiple))
+        x = self.head(F.pixel_unshuffle(padded, self.shuffle) if self.shuffle > 1 else padded)
+        vector = self.conditions(content, degradation)
+        skips: list[Tensor] = []
+        for encoder, down in zip(self.encoders, self.downs, strict=True):
+            x = encoder(x, vector)
+            skips.append(x)
+            x = down(x)
+        x = self.middle(x, vector)
+        for decoder, up in reversed(list(zip(self.decoders, self.ups, strict=True))):
+            x = decoder(up(x) + skips.pop(), vector)
+        x = self.tail(x)
+        residual = F.pixel_shuffle(x, self.shuffle) if self.shuffle > 1 else x
+        return (padded + residual)[..., :height, :width]

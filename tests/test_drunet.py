@@ -1,0 +1,99 @@
+"""DRUNet: residual blocks and nothing else, told by DA-CLIP what is wrong."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from daclip.errors import UsageError
+from daclip.networks.drunet import DRUNet
+
+pytestmark = pytest.mark.torch
+
+TOLD: dict[str, Any] = {
+    "widths": (8, 12),
+    "encoder_blocks": (1,),
+    "middle_blocks": 1,
+    "decoder_blocks": (2,),
+    "context_dim": 6,
+    "degradation": True,
+    "content": "vector",
+    "shuffle": 2,
+}
+
+
+def shaken(network: nn.Module) -> Any:
+    """The network with every weight moved, so that nothing is zero."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+    return network.eval()
+
+
+def drawn(*shape: int, seed: int = 1) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def embeddings(count: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return {
+        name: torch.randn(count, 6, generator=generator).requires_grad_()
+        for name in ("content", "degradation")
+    }
+
+
+@pytest.mark.parametrize("side", [(1, 1), (37, 50), (64, 64)])
+def test_an_untrained_network_gives_the_photo_back_whatever_its_size(side: tuple[int, int]) -> None:
+    mu = drawn(2, 3, *side)
+    with torch.no_grad():
+        torch.testing.assert_close(DRUNet(**TOLD)(mu, **embeddings(2)), mu, rtol=0, atol=0)
+
+
+def test_blocks_are_those_of_the_paper() -> None:
+    """x + conv(relu(conv(x))) with 3 x 3 kernels; strided 2 x 2 convolutions down, transposed ones up."""
+    network = shaken(DRUNet(widths=(4, 8), encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,)))
+    w = dict(network.named_parameters())
+    conv, mu = nn.functional.conv2d, drawn(1, 3, 8, 8)
+
+    def block(x: Tensor, name: str) -> Tensor:
+        first = conv(x, w[f"{name}.conv1.weight"], w[f"{name}.conv1.bias"], padding=1).clamp(min=0)
+        return x + conv(first, w[f"{name}.conv2.weight"], w[f"{name}.conv2.bias"], padding=1)
+
+    fine = block(conv(mu, w["head.weight"], w["head.bias"], padding=1), "encoders.0.0")
+    x = block(conv(fine, w["downs.0.weight"], w["downs.0.bias"], stride=2), "middle.0")
+    x = nn.functional.conv_transpose2d(x, w["ups.0.weight"], w["ups.0.bias"], stride=2)
+    x = conv(block(x + fine, "decoders.0.0"), w["tail.weight"], w["tail.bias"], padding=1)
+    torch.testing.assert_close(network(mu), mu + x)
+
+
+def test_every_weight_learns_and_both_embeddings_are_heard() -> None:
+    network = shaken(DRUNet(**TOLD)).train()
+    told = embeddings(2)
+    network(drawn(2, 3, 16, 24), **told).pow(2).mean().backward()
+    for name, tensor in (*network.named_parameters(), *told.items()):
+        assert tensor.grad is not None, name
+        assert tensor.grad.abs().max() > 0, name
+
+
+def test_a_part_of_a_photo_gets_the_pixels_of_the_whole_away_from_its_border() -> None:
+    """Nothing is averaged over the photo: what a tile does not show cannot matter in its middle."""
+    network, mu, told = shaken(DRUNet(**TOLD)), drawn(1, 3, 96, 96), embeddings(1)
+    with torch.no_grad():
+        whole, part = network(mu, **told), network(mu[..., 16:80, 16:80], **told)
+    torch.testing.assert_close(part[..., 26:38, 26:38], whole[..., 42:54, 42:54], rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_leaves_the_embeddings_in_full() -> None:
+    """Half a percent of an embedding's direction would be another degradation."""
+    network, told = shaken(DRUNet(**TOLD)), embeddings(2)
+    with torch.no_grad():
+        wanted = network.conditions(**told)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(network.conditions(**told), wanted, rtol=0, atol=0)
+
+
+def test_conditions_without_a_width_of_embeddings_are_refused() -> None:
+    with pytest.raises(UsageError, match="width of the embeddings"):
+        DRUNet(degradation=True)
