@@ -211,6 +211,22 @@ def test_a_share_of_pairs_is_grey(pairs: Path) -> None:
     assert 5 < sum(grey) < 25
 
 
+def test_draws_that_are_to_be_alike_have_one_kind_of_degradation(photos: Path) -> None:
+    data = replace(clean_photos(photos), alike=4, mixture_share=0.3)
+    groups = [[data.draw(4 * group + i).names for i in range(4)] for group in range(24)]
+
+    def kind(names: tuple[str, ...]) -> str:
+        return "mixed" if len(names) > 1 else (names or ("clean",))[0]
+
+    kinds = [{kind(names) for names in group} for group in groups]
+    assert all(len(each) == 1 for each in kinds)
+    assert len(set.union(*kinds)) > 5
+    mixed = [group for group in groups if len(group[0]) > 1]
+    assert any(len(set(group)) > 1 for group in mixed)
+    photos_drawn = {data.draw(i).clean.tobytes() for i in range(4)}
+    assert len(photos_drawn) > 1
+
+
 def test_words_of_mixtures_and_clean_photos(pairs: Path) -> None:
     one = layout(pairs)[0]
     assert replace(one, word="clean").names == ()

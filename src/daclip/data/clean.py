@@ -6,7 +6,7 @@ from functools import cached_property
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from daclip import degradations
 from daclip.data.files import PhotoCache, Pixels8, Stored, eight_bit
@@ -24,6 +24,7 @@ class CleanPhotos:
         region: side in pixels of the square cut out, degraded as a whole.
         seed: of all draws.
         names, weights: degradations to draw, and their relative shares.
+        alike: draws in a row that have one kind of degradation: the same name, clean, or a mixture.
         clean_share, mixture_share: shares of untouched photos and of mixtures of two or three.
         paper_share: share of single degradations made by the paper's fixed protocol.
         shrink_share: share of regions shrunk from a larger one, for other scales of the same content.
@@ -37,6 +38,7 @@ class CleanPhotos:
     seed: int = 0
     names: tuple[str, ...] = DEGRADATIONS
     weights: tuple[float, ...] | None = None
+    alike: int = 1
     clean_share: float = 0.1
     mixture_share: float = 0.2
     paper_share: float = 0.2
@@ -51,22 +53,25 @@ class CleanPhotos:
         clean = self._region(self._cache.read(self.photos[number]), rng)
         if self.grey_share and rng.random() < self.grey_share:
             clean = grey(clean)
-        pixels = clean.astype(np.float32) / 255
-        if rng.random() < self.paper_share:
-            name = str(rng.choice(self.names, p=self._shares()))
-            done = degradations.degrade(pixels, name, severity=1.0, rng=rng, settings="paper")
-        else:
-            done = degradations.wild(
-                pixels,
-                rng,
-                clean_share=self.clean_share,
-                mixture_share=self.mixture_share,
-                names=self.names,
-                weights=self.weights,
-            )
+        done = self._degraded(clean.astype(np.float32) / 255, index, rng)
         names: tuple[str, ...] = tuple(done.record["names"])
         caption = self.captions[number] if self.captions else None
         return Sample(degraded=eight_bit(done.pixels), clean=clean, names=names, caption=caption)
+
+    def _degraded(
+        self, pixels: Float32[np.ndarray, "s s 3"], index: int, rng: np.random.Generator
+    ) -> degradations.Degraded:
+        """The pixels with the kind of degradation that is common to the draws around an index."""
+        common = np.random.default_rng([self.seed, index // self.alike, 1])
+        kind = float(common.random())
+        if kind < self.clean_share:
+            return degradations.wild(pixels, rng, clean_share=1.0)
+        if kind < self.clean_share + self.mixture_share:
+            return degradations.mixture(pixels, rng=rng, names=self.names, weights=self.weights)
+        name = str(common.choice(self.names, p=self._shares()))
+        if rng.random() < self.paper_share:
+            return degradations.degrade(pixels, name, severity=1.0, rng=rng, settings="paper")
+        return degradations.wild(pixels, rng, clean_share=0.0, mixture_share=0.0, names=(name,))
 
     @cached_property
     def _cache(self) -> PhotoCache:

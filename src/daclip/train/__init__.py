@@ -325,7 +325,7 @@ def data_sets(run: ControllerRun | RestorerRun) -> tuple[DataSet, list[Batch]]:
     data = _opened(run, "train", seed)
     val = _opened(run, "val", seed + 1)
     if isinstance(val, CleanPhotos):
-        val = replace(val, weights=None, clean_share=0.1, mixture_share=0.1)
+        val = replace(val, weights=None, alike=1, clean_share=0.1, mixture_share=0.1)
     size = min(16, count)
     return data, list(loop.batches(val, size=size, start=0, stop=count // size, workers=run.loop.workers))
 
@@ -341,6 +341,7 @@ def _opened(run: ControllerRun | RestorerRun, split: Split, seed: int) -> CleanP
         weights=tuple(run.shares.values()),
         clean_share=run.clean_share,
         mixture_share=run.mixture_share,
+        alike=loop.regions_per_step(run) if isinstance(run, RestorerRun) and run.alike else 1,
     )
 
 

@@ -166,6 +166,9 @@ class RestorerRun:
         told_share: of photos whose damage the network is told by the texts of its words, not by what the
             encoder saw: so that it understands a person who names the damage.
         clean_share, mixture_share: of untouched photos and of mixtures, where photos are degraded here.
+        alike: all photos of a step have one kind of degradation, where photos are degraded here. With a
+            `clip_norm` that every gradient exceeds, each kind then moves the weights equally far; in mixed
+            steps haze and darkness drown what noise and blur ask for.
         shares: relative draws of the degradations.
     """
 
@@ -186,6 +189,7 @@ class RestorerRun:
     told_share: float = 0.1
     clean_share: float = 0.1
     mixture_share: float = 0.2
+    alike: bool = False
     shares: dict[str, float] = field(default_factory=lambda: dict(SHARES))
     loop: Loop = field(
         default_factory=lambda: Loop(
