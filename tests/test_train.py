@@ -102,7 +102,7 @@ def test_settings_are_changed_by_name_and_checked_by_kind() -> None:
         ("compact", "steps=0", "steps cannot be 0"),
         ("compact", "workers=-1", "workers cannot be -1"),
         ("compact", "loss=l2", 'loss cannot be "l2"; known: l1, '),
-        ("compact", "batch=6", "batch=6 is no multiple of patches_per_region=4"),
+        ("compact", "batch=8", "batch=8 is no multiple of patches_per_region=6"),
         ("compact", "patch=512", "patch=512 does not fit into region=256"),
     ],
 )

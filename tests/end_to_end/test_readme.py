@@ -69,7 +69,8 @@ ADDED = {
         "4000 steps take an hour",
     ),
     "daclip train compact ": (
-        "steps=2 batch=4 region=64 view=32 patch=32 late_patch=64 validate_regions=8 workers=0",
+        "steps=2 batch=4 patches_per_region=2 region=64 view=32 patch=32 late_patch=64 validate_regions=8"
+        " workers=0",
         "60,000 steps take a night",
     ),
     "daclip data make sets/universal ": ("--as low-light", "the other nine downloads hold 52,000 photos"),

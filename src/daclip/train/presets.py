@@ -240,7 +240,9 @@ def compact() -> RestorerRun:
         "content": "vector",
         "shuffle": 2,
     }
-    return RestorerRun(network=network)
+    run = RestorerRun(network=network, alike=True, patches_per_region=6, view=144, late_from=0.75)
+    # no gradient is shorter than clip_norm, so every step is equally long, whatever it mends
+    return replace(run, loop=replace(run.loop, batch=48, learning_rate=1e-3, clip_norm=0.05))
 
 
 def compact_degradation() -> RestorerRun:
@@ -282,7 +284,7 @@ def compact_nafnet_daclip() -> RestorerRun:
         "shuffle": 2,
         "gain": 0.1,
     }
-    return RestorerRun(network=network)
+    return replace(compact(), network=network)
 
 
 _NOTHING_TOLD = {"degradation": False, "content": "none", "context_dim": None}
@@ -324,6 +326,7 @@ def compact_tiny() -> RestorerRun:
         network=network,
         region=128,
         late_patch=64,
+        patches_per_region=4,
         # an average over 1000 steps would still hold the random start
         loop=replace(run.loop, steps=300, batch=8, warmup=20, ema=0.98, validate_every=150, save_every=100),
     )
