@@ -240,9 +240,11 @@ def compact() -> RestorerRun:
         "content": "vector",
         "shuffle": 2,
     }
-    run = RestorerRun(network=network, alike=True, patches_per_region=6, view=144, late_from=0.75)
+    run = RestorerRun()
     # no gradient is shorter than clip_norm, so every step is equally long, whatever it mends
-    return replace(run, loop=replace(run.loop, batch=48, learning_rate=1e-3, clip_norm=0.05))
+    loop = replace(run.loop, batch=24, learning_rate=1e-3, clip_norm=0.05)
+    cuts: dict[str, Any] = {"patches_per_region": 6, "view": 144, "late_from": 0.6}
+    return replace(run, network=network, alike=True, loop=loop, **cuts)
 
 
 def compact_degradation() -> RestorerRun:
