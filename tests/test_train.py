@@ -102,7 +102,7 @@ def test_settings_are_changed_by_name_and_checked_by_kind() -> None:
         ("compact", "steps=0", "steps cannot be 0"),
         ("compact", "workers=-1", "workers cannot be -1"),
         ("compact", "loss=l2", 'loss cannot be "l2"; known: l1, '),
-        ("compact", "batch=8", "batch=8 is no multiple of patches_per_region=6"),
+        ("compact", "batch=6", "batch=6 is no multiple of patches_per_region=4"),
         ("compact", "patch=512", "patch=512 does not fit into region=256"),
     ],
 )
@@ -119,11 +119,14 @@ def test_every_preset_survives_json(name: str) -> None:
     assert read_run(kind, json.loads(json.dumps(asdict(run)))) == run
 
 
-def test_the_bundled_network_has_the_size_it_is_described_with() -> None:
-    run = preset("compact")
-    assert isinstance(run, train.RestorerRun)
-    network = checkpoints.build_network(run.network)
-    assert sum(weight.numel() for weight in network.parameters()) == pytest.approx(3.78e6, rel=0.01)
+def test_the_compact_networks_have_the_sizes_they_are_described_with() -> None:
+    for name, millions in (("compact", 1.46), ("compact-drunet", 3.78)):
+        run = preset(name)
+        assert isinstance(run, train.RestorerRun)
+        network = checkpoints.build_network(run.network)
+        assert sum(weight.numel() for weight in network.parameters()) == pytest.approx(
+            1e6 * millions, rel=0.01
+        )
 
 
 def test_the_learning_rate_warms_up_and_falls_to_its_floor() -> None:
@@ -701,9 +704,12 @@ def test_a_restorer_can_start_from_a_finished_one(photos: Path, encoder: Path, t
         torch.testing.assert_close(weight, wanted.get_parameter(name), rtol=0, atol=0)
     lines = carry_out(replace(run, loop=replace(run.loop, steps=1)), tmp_path / "second")
     assert math.isfinite(lines[0]["loss"])
-    other = replace(run, network={**run.network, "middle_blocks": 2})
-    with pytest.raises(DataError, match=r"first: its restorer is .* this run trains"):
-        train.restorer_parts(other)
+    # the preset has moved on since: the form is that of the weights
+    other, model = train.restorer_parts(replace(run, network={**run.network, "middle_blocks": 2}))
+    assert model().config.network == run.network
+    assert other.run.network == run.network
+    with pytest.raises(DataError, match="holds no restorer"):
+        train.restorer_parts(replace(run, start=str(encoder)))
 
 
 def test_a_word_of_ones_own_is_learnt_from_a_folder(encoder: Path, tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def controller_parts(run: ControllerRun) -> Parts:
 def restorer_parts(run: RestorerRun) -> Parts:
     """The job of a restorer run, and a function that gives the model its weights make."""
     torch.manual_seed(run.loop.seed)
-    network = _network(run)
+    run, network = _network(run)
     found = _find_model(run.encoder)
     encoder = found.encoder_config
     daclip = None
@@ -221,7 +221,7 @@ def restorer_parts(run: RestorerRun) -> Parts:
         texts=found.texts if found.source == "folder" else None,
         multiple=network.multiple if isinstance(network.multiple, int) else 16,
         bytes_per_pixel=_bytes_per_pixel(run),
-        overlap=96,  # a pixel of `compact` hears of 132 around it: 96 cost at most 1 of 255 levels, 64 cost 5
+        overlap=_overlap(run),
         dtype="float16",
     )
     if is_diffusion:
@@ -241,19 +241,15 @@ def restorer_parts(run: RestorerRun) -> Parts:
     return job, model
 
 
-def _network(run: RestorerRun) -> nn.Module:
-    """The network that learns: random, or the one of the model the run starts from."""
+def _network(run: RestorerRun) -> tuple[RestorerRun, nn.Module]:
+    """The network that learns, random or of the model the run starts from, and the run with its form."""
     if not run.start:
-        return checkpoints.build_network(run.network)
+        return run, checkpoints.build_network(run.network)
     found = _find_model(run.start)
-    if found.config.network != run.network:
-        raise DataError(
-            f"{run.start}: its restorer is {found.config.network}, this run trains {run.network}",
-            hint="start from a model of the same preset",
-        )
     network = checkpoints.load(found).network
-    assert network is not None
-    return network.requires_grad_(True).train()
+    if found.config.network is None or network is None:
+        raise DataError(f"{run.start}: holds no restorer", hint="start=compact, or a folder with one")
+    return replace(run, network=found.config.network), network.requires_grad_(True).train()
 
 
 def _start(encoder: str) -> tuple[clip.DaClip, ModelConfig]:
@@ -307,6 +303,13 @@ def _bytes_per_pixel(run: RestorerRun) -> int:
     if run.network["name"] == "unet":
         return round(known * width / 64 / (4 if run.network.get("half_resolution") else 1))
     return known
+
+
+def _overlap(run: RestorerRun) -> int:
+    """Pixels that tiles share."""
+    # DRUNet hears of 132 pixels around one: sharing 96 cost at most 1 of 255 levels, 64 cost 5;
+    # NAFNet at the size of `compact` sees 59
+    return 96 if run.network["name"] == "drunet" else 64
 
 
 def _check_width(run: RestorerRun, texts: ClassTexts) -> None:
