@@ -44,7 +44,8 @@ def main(data: str) -> None:
     for title, arguments in TABLES.items():
         asked = arguments.format(data=data)
         table = printed(*daclip, *shlex.split(asked), "--format", "markdown", "--workers", "2", "-q")
-        print(f"## {title}\n\n`daclip evaluate {asked}`\n\n{table}\n", flush=True)
+        command = f"`daclip evaluate {asked}`"
+        print(f"## {title}\n\n{command}\n\n{table.removesuffix(command).strip()}\n", flush=True)
     speed = printed(sys.executable, str(Path(__file__).with_name("restore.py")))
     print(f"## Speed and memory of `daclip restore`\n\n`python benchmarks/restore.py`\n\n{speed}")
 
