@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from daclip.errors import UsageError
 from daclip.networks.drunet import DRUNet
+from test_nafnet import drawn, shaken
 
 pytestmark = pytest.mark.torch
 
@@ -21,19 +22,6 @@ TOLD: dict[str, Any] = {
     "content": "vector",
     "shuffle": 2,
 }
-
-
-def shaken(network: nn.Module) -> Any:
-    """The network with every weight moved, so that nothing is zero."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in network.parameters():
-            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
-    return network.eval()
-
-
-def drawn(*shape: int, seed: int = 1) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def embeddings(count: int) -> dict[str, Tensor]:
