@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from daclip.errors import UsageError
-from daclip.networks.drunet import DRUNet
+from daclip.networks.drunet import DiffusionDRUNet, DRUNet
 from test_nafnet import drawn, shaken
 
 pytestmark = pytest.mark.torch
@@ -85,3 +85,27 @@ def test_bfloat16_leaves_the_embeddings_in_full() -> None:
 def test_conditions_without_a_width_of_embeddings_are_refused() -> None:
     with pytest.raises(UsageError, match="width of the embeddings"):
         DRUNet(degradation=True)
+
+
+def test_a_diffusion_with_the_weights_of_a_trained_network_restores_as_that_does_at_any_time() -> None:
+    one_pass, diffusion = shaken(DRUNet(**TOLD)), DiffusionDRUNet(**TOLD)
+    diffusion.load_state_dict({**diffusion.state_dict(), **one_pass.state_dict()})
+    mu, told = drawn(2, 3, 37, 50), embeddings(2)
+    with torch.no_grad():
+        restored = diffusion(drawn(2, 3, 37, 50, seed=2), mu, torch.tensor([3.0, 80.5]), **told)
+        torch.testing.assert_close(restored, one_pass(mu, **told))
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_diffusion_hears_the_state_and_the_time_and_learns_with_every_weight(is_told: bool) -> None:
+    plain = {"context_dim": None, "degradation": False, "content": "none"}
+    network = shaken(DiffusionDRUNet(**{**TOLD, **({} if is_told else plain)})).train()
+    x, mu = drawn(2, 3, 16, 24, seed=2).requires_grad_(), drawn(2, 3, 16, 24)
+    t = torch.tensor([3.0, 80.0])
+    told = embeddings(2) if is_told else {}
+    network(x, mu, t, **told).pow(2).mean().backward()
+    for name, tensor in (*network.named_parameters(), *told.items(), ("x", x)):
+        assert tensor.grad is not None, name
+        assert tensor.grad.abs().max() > 0, name
+    with torch.no_grad():
+        assert not torch.equal(network(x, mu, t, **told), network(x, mu, t + 9, **told))

@@ -64,7 +64,7 @@ def test_a_diffusion_graph_takes_state_photo_and_time(tmp_path: Path, name: str)
     mu, noise = photo(20, 30), np.random.default_rng(1).standard_normal((20, 30, 3)).astype(np.float32)
     x0 = mended(mu, 0.3, 0.0)
     x = mu + (x0 - mu) * sde.alpha(np.array([40.0])) + sde.sigma_bar(np.array([40.0])) * noise
-    found = runs.predict_noise(
+    found = runs.predict_at(
         planes(x.astype(np.float32)),
         planes(mu),
         np.array([40], np.float32),

@@ -113,7 +113,7 @@ def test_a_diffusion_graph_computes_what_torch_does_at_any_time(diffusion: Path,
             random(batch, 24, seed=2),
             random(batch, 24, seed=3),
         )
-        assert_near(graph.predict_noise(*inputs), torch_engine.predict_noise(*inputs))
+        assert_near(graph.predict_at(*inputs), torch_engine.predict_at(*inputs))
 
 
 @pytest.mark.parametrize("part", ["encoder", "restorer"])

@@ -155,6 +155,17 @@ def test_diffusion_tiles_share_one_noise_field(sampler: Restorer, name: str) -> 
         )
 
 
+def test_a_model_that_predicts_the_clean_photo_samples_as_one_that_predicts_its_noise(
+    sampler: Restorer, tmp_path: Path
+) -> None:
+    other = Restorer(write_toy_model(tmp_path / "toyx0", "diffusion", objective="x0"), precision="fp32")
+    photo = dark()
+    for name in ("posterior", "sde", "ode", "mrs"):
+        one, same = (each.restore(photo, sampler=name, steps=5, seed=3) for each in (sampler, other))
+        assert np.abs(one.pixels.astype(int) - same.pixels).max() <= 1
+        assert np.abs(same.pixels.astype(int) - photo.own).mean() > 5
+
+
 def test_the_seed_decides_the_pixels(sampler: Restorer) -> None:
     photo = dark()
     first, same, other = (sampler.restore(photo, sampler="sde", seed=seed).pixels for seed in (1, 1, 2))

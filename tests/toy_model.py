@@ -46,7 +46,7 @@ def write_toy_model(folder: Path, kind: str = "one-pass", **settings: Any) -> Pa
     if kind == "one-pass":
         _save(_one_pass(), folder / "restorer.onnx")
     if kind == "diffusion":
-        _save(_diffusion(), folder / "restorer.onnx")
+        _save(_diffusion(settings["objective"]), folder / "restorer.onnx")
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# A toy\nBrightens and smooths.\n")
     return folder
 
@@ -136,8 +136,11 @@ def _one_pass() -> onnx.ModelProto:
     return _model(nodes, inputs, [_value("clean", ["b", 3, "h", "w"])], constants)
 
 
-def _diffusion() -> onnx.ModelProto:
-    """The exact noise when the mended photo is the clean one: (x - mu - (mended - mu) alpha_t) / sbar_t."""
+def _diffusion(objective: str) -> onnx.ModelProto:
+    """The exact noise when the mended photo is the clean one: (x - mu - (mended - mu) alpha_t) / sbar_t.
+
+    For the objective x0 the mended photo itself, state and time taking part with weight nought.
+    """
     sde = IRSDE()
     times = np.arange(sde.steps + 1.0)
     nodes, constants = _mend()
@@ -161,12 +164,16 @@ def _diffusion() -> onnx.ModelProto:
         helper.make_node("ReduceSum", ["content", "all"], ["sum"], keepdims=1),
         helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
         helper.make_node("Unsqueeze", ["nothing", "two"], ["nothing4"]),
-        helper.make_node("Add", ["exact", "nothing4"], ["noise"]),
     ]
+    if objective == "x0":
+        nodes.append(helper.make_node("Mul", ["exact", "zero"], ["none"]))
+        nodes.append(helper.make_node("Sum", ["mended", "none", "nothing4"], ["predicted"]))
+    else:
+        nodes.append(helper.make_node("Add", ["exact", "nothing4"], ["predicted"]))
     photo = ["b", 3, "h", "w"]
     inputs = [_value("x", photo), _value("mu", photo), _value("t", ["b"])]
     inputs += [_value("content", ["b", 4]), _value("degradation", ["b", 4])]
-    return _model(nodes, inputs, [_value("noise", photo)], constants)
+    return _model(nodes, inputs, [_value("predicted", photo)], constants)
 
 
 def _value(name: str, shape: list[int | str]) -> onnx.ValueInfoProto:

@@ -24,7 +24,7 @@ from daclip.detect import ClassTexts
 from daclip.errors import ModelError
 from daclip.models import ModelConfig, ModelFolder
 from daclip.networks.airnet import AirNet
-from daclip.networks.drunet import DRUNet
+from daclip.networks.drunet import DiffusionDRUNet, DRUNet
 from daclip.networks.nafnet import NAFNet
 from daclip.networks.nafnet_refusion import RefusionNAFNet
 from daclip.networks.promptir import PromptIR
@@ -359,6 +359,7 @@ ENCODERS: dict[str, Callable[..., DaClip]] = {"open_clip": _open_clip, "timm": _
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "unet": UNet,
     "drunet": DRUNet,
+    "drunet-diffusion": DiffusionDRUNet,
     "nafnet": NAFNet,
     "nafnet-refusion": RefusionNAFNet,
     "restormer": Restormer,

@@ -140,7 +140,6 @@ _INPUTS = {
     "one-pass": ("mu", "content", "degradation"),
     "diffusion": ("x", "mu", "t", "content", "degradation"),
 }
-_OUTPUT = {"one-pass": "clean", "diffusion": "noise"}
 
 
 def _graphs(model: Model, found: ModelFolder) -> list[_Graph]:
@@ -151,11 +150,10 @@ def _graphs(model: Model, found: ModelFolder) -> list[_Graph]:
         encoder = _Encoder(model.daclip).eval()
         graphs.append(_Graph(name="encoder", module=encoder, inputs=("views",), outputs=outputs))
     if model.network is not None:
-        kind = found.config.kind
+        inputs = _INPUTS[found.config.kind]
+        output = "clean" if found.config.kind == "one-pass" else "predicted"
         restorer = _Restorer(model.network).eval()
-        graphs.append(
-            _Graph(name="restorer", module=restorer, inputs=_INPUTS[kind], outputs=(_OUTPUT[kind],))
-        )
+        graphs.append(_Graph(name="restorer", module=restorer, inputs=inputs, outputs=(output,)))
     return graphs
 
 
@@ -268,7 +266,7 @@ def _compared(graphs: Sequence[_Graph], found: ModelFolder, tolerance: float) ->
             got = running.encode(*arrays)
             pairs = [(got.content, wanted[0]), (got.degradation, wanted[1])]
         else:
-            predict = running.predict_noise if found.config.kind == "diffusion" else running.predict_clean
+            predict = running.predict_at if found.config.kind == "diffusion" else running.predict_clean
             pairs = [(predict(*arrays), wanted)]
         difference = max(_difference(*pair) for pair in pairs)
         if not difference <= tolerance:

@@ -39,7 +39,8 @@ class ModelConfig:
         network: the restorer as {"name": "unet" or "nafnet", ... constructor arguments}; None for an encoder
             alone.
         sde: arguments of IRSDE; only for diffusion.
-        objective: what the network was trained to predict: `published` (biased, PAPER 2.3) or `noise`.
+        objective: what a diffusion network predicts: the noise, `published` (biased, PAPER 2.3) or `noise`,
+            or `x0`, the clean photo.
         sampler, steps: defaults for a diffusion model.
         view_side, mean, std: side in pixels and normalisation of what the encoder sees.
         texts: the words the model knows, with embeddings.
@@ -53,7 +54,7 @@ class ModelConfig:
     encoder: dict[str, Any] | str
     network: dict[str, Any] | None = None
     sde: dict[str, Any] | None = None
-    objective: Literal["published", "noise"] | None = None
+    objective: Literal["published", "noise", "x0"] | None = None
     sampler: str | None = None
     steps: int = 1
     view_side: int = 224

@@ -367,9 +367,6 @@ class Restorer:
             tell(1, 1)
             return _pixels(clean)
 
-        def predict(x: Float32[np.ndarray, "1 3 h w"], t: Float32[np.ndarray, "1"]) -> np.ndarray:
-            return self.engine.predict_noise(x, planes, t, content, degradation)
-
         def draw(step: int) -> Float32[np.ndarray, "1 3 h w"]:
             return _planes(tiling.noise_field(tile, run.seed, step))
 
@@ -377,7 +374,24 @@ class Restorer:
         unbias = config.objective == "published" and run.sampler == "mrs"
         sample = sampling.SAMPLERS[run.sampler]
         sde = IRSDE(**(config.sde or {}))
+        predict = self.predictor(planes, content, degradation)
         return _pixels(sample(sde, predict, planes, draw, steps=run.steps, unbias=unbias, on_progress=tell))
+
+    def predictor(
+        self,
+        mu: Float32[np.ndarray, "1 3 h w"],
+        content: Float32[np.ndarray, "1 d"],
+        degradation: Float32[np.ndarray, "1 d"],
+    ) -> sampling.Predict:
+        """What a sampler asks about the degraded planes: the noise in a state at a time (diffusion only)."""
+        config = self.folder.config
+        sde = IRSDE(**(config.sde or {}))
+
+        def predict(x: Float32[np.ndarray, "1 3 h w"], t: Float32[np.ndarray, "1"]) -> np.ndarray:
+            found = self.engine.predict_at(x, mu, t, content, degradation)
+            return sde.noise_from_x0(x, found, mu, t) if config.objective == "x0" else found
+
+        return predict
 
     @property
     def _smallest_side(self) -> int:

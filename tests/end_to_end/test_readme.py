@@ -71,7 +71,7 @@ ADDED = {
     "daclip train compact ": (
         "steps=2 batch=4 patches_per_region=2 region=64 view=32 patch=32 late_patch=64 validate_regions=8"
         " workers=0",
-        "60,000 steps take a night",
+        "60,000 steps take four hours of two cores",
     ),
     "daclip data make sets/universal ": ("--as low-light", "the other nine downloads hold 52,000 photos"),
 }

@@ -11,7 +11,12 @@ from jaxtyping import Float32, UInt8
 from daclip import degradations
 from daclip.data.files import PhotoCache, Pixels8, Stored, eight_bit
 from daclip.data.sample import Sample, grey
-from daclip.vocabulary import DEGRADATIONS
+from daclip.vocabulary import CLEAN, DEGRADATIONS
+
+_MIXTURE = "mixture"
+
+_CHANGES_CONTRAST = ("hazy", "low-light", _MIXTURE)
+"""Kinds of draws in which a flat photo shows what is wrong, so the truth must not be flat itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,8 @@ class CleanPhotos:
         paper_share: share of single degradations made by the paper's fixed protocol.
         shrink_share: share of regions shrunk from a larger one, for other scales of the same content.
         grey_share: share of regions turned grey before they are degraded (wild-IR has 0.1).
+        tone_share: share of regions that are flat or pale by nature, see `toned`: clean ones and those with
+            one degradation that leaves the contrast of the whole photo alone.
         cache_bytes: decoded photos kept in memory, in each worker.
     """
 
@@ -44,6 +51,7 @@ class CleanPhotos:
     paper_share: float = 0.2
     shrink_share: float = 0.3
     grey_share: float = 0.0
+    tone_share: float = 0.0
     cache_bytes: int = 2 << 30
 
     def draw(self, index: int) -> Sample:
@@ -53,25 +61,35 @@ class CleanPhotos:
         clean = self._region(self._cache.read(self.photos[number]), rng)
         if self.grey_share and rng.random() < self.grey_share:
             clean = grey(clean)
-        done = self._degraded(clean.astype(np.float32) / 255, index, rng)
+        kind = self._kind(index)
+        if self.tone_share and kind not in _CHANGES_CONTRAST and rng.random() < self.tone_share:
+            clean = toned(clean, rng)
+        done = self._degraded(clean.astype(np.float32) / 255, kind, rng)
         names: tuple[str, ...] = tuple(done.record["names"])
         caption = self.captions[number] if self.captions else None
         return Sample(degraded=eight_bit(done.pixels), clean=clean, names=names, caption=caption)
 
-    def _degraded(
-        self, pixels: Float32[np.ndarray, "s s 3"], index: int, rng: np.random.Generator
-    ) -> degradations.Degraded:
-        """The pixels with the kind of degradation that is common to the draws around an index."""
+    def _kind(self, index: int) -> str:
+        """What is wrong with the draws around an index: one degradation, a mixture, or nothing."""
         common = np.random.default_rng([self.seed, index // self.alike, 1])
         kind = float(common.random())
         if kind < self.clean_share:
-            return degradations.wild(pixels, rng, clean_share=1.0)
+            return CLEAN
         if kind < self.clean_share + self.mixture_share:
+            return _MIXTURE
+        return str(common.choice(self.names, p=self._shares()))
+
+    def _degraded(
+        self, pixels: Float32[np.ndarray, "s s 3"], kind: str, rng: np.random.Generator
+    ) -> degradations.Degraded:
+        """The pixels with a degradation of a kind."""
+        if kind == CLEAN:
+            return degradations.wild(pixels, rng, clean_share=1.0)
+        if kind == _MIXTURE:
             return degradations.mixture(pixels, rng=rng, names=self.names, weights=self.weights)
-        name = str(common.choice(self.names, p=self._shares()))
         if rng.random() < self.paper_share:
-            return degradations.degrade(pixels, name, severity=1.0, rng=rng, settings="paper")
-        return degradations.wild(pixels, rng, clean_share=0.0, mixture_share=0.0, names=(name,))
+            return degradations.degrade(pixels, kind, severity=1.0, rng=rng, settings="paper")
+        return degradations.wild(pixels, rng, clean_share=0.0, mixture_share=0.0, names=(kind,))
 
     @cached_property
     def _cache(self) -> PhotoCache:
@@ -96,3 +114,15 @@ class CleanPhotos:
         if rng.random() < 0.1:
             cut = np.rot90(cut, int(rng.integers(1, 4)))
         return np.ascontiguousarray(cut)
+
+
+def toned(pixels: Pixels8, rng: np.random.Generator) -> Pixels8:
+    """A photo of flatter, darker, lighter or paler things, as asphalt in the sun is, or of a night.
+
+    Without such photos a network takes low contrast for haze, and stretches a street that has none.
+    """
+    values = pixels.astype(np.float32) / 255
+    luma = cv2.cvtColor(values, cv2.COLOR_RGB2GRAY)[..., None]
+    values = np.clip(luma + np.float32(rng.uniform(0.1, 1.2)) * (values - luma), 0, 1)
+    low, high = rng.uniform(0, 0.35), rng.uniform(0.55, 1)
+    return eight_bit(low + (high - low) * values ** np.float32(2 ** rng.uniform(-0.7, 0.7)))

@@ -39,7 +39,7 @@ class Engine(Protocol):
         """The clean photo, by a one-pass restorer."""
         ...
 
-    def predict_noise(
+    def predict_at(
         self,
         x: Float32[np.ndarray, "b 3 h w"],
         mu: Float32[np.ndarray, "b 3 h w"],
@@ -47,7 +47,7 @@ class Engine(Protocol):
         content: Float32[np.ndarray, "b d"],
         degradation: Float32[np.ndarray, "b d"],
     ) -> Float32[np.ndarray, "b 3 h w"]:
-        """The noise in the state x at time t, by a diffusion restorer."""
+        """What a diffusion restorer sees in the state x at time t: the noise, or the clean photo."""
         ...
 
 

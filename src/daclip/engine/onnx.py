@@ -53,7 +53,7 @@ class OnnxEngine:
         assert self._restorer is not None
         return _run(self._restorer, ["clean"], {"mu": mu, "content": content, "degradation": degradation})[0]
 
-    def predict_noise(
+    def predict_at(
         self,
         x: Float32[np.ndarray, "b 3 h w"],
         mu: Float32[np.ndarray, "b 3 h w"],
@@ -61,10 +61,10 @@ class OnnxEngine:
         content: Float32[np.ndarray, "b d"],
         degradation: Float32[np.ndarray, "b d"],
     ) -> Float32[np.ndarray, "b 3 h w"]:
-        """The noise in the state x at time t, by a diffusion restorer."""
+        """What a diffusion restorer sees in the state x at time t: the noise, or the clean photo."""
         assert self._restorer is not None
         feeds = {"x": x, "mu": mu, "t": t, "content": content, "degradation": degradation}
-        return _run(self._restorer, ["noise"], feeds)[0]
+        return _run(self._restorer, ["predicted"], feeds)[0]
 
 
 def reaches(device: str) -> bool:

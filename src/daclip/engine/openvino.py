@@ -54,7 +54,7 @@ class OpenVinoEngine:
         assert self._restorer is not None
         return self._restorer.run(["clean"], {"mu": mu, "content": content, "degradation": degradation})[0]
 
-    def predict_noise(
+    def predict_at(
         self,
         x: Float32[np.ndarray, "b 3 h w"],
         mu: Float32[np.ndarray, "b 3 h w"],
@@ -62,10 +62,10 @@ class OpenVinoEngine:
         content: Float32[np.ndarray, "b d"],
         degradation: Float32[np.ndarray, "b d"],
     ) -> Float32[np.ndarray, "b 3 h w"]:
-        """The noise in the state x at time t, by a diffusion restorer."""
+        """What a diffusion restorer sees in the state x at time t: the noise, or the clean photo."""
         assert self._restorer is not None
         feeds = {"x": x, "mu": mu, "t": t, "content": content, "degradation": degradation}
-        return self._restorer.run(["noise"], feeds)[0]
+        return self._restorer.run(["predicted"], feeds)[0]
 
 
 class _Graph:

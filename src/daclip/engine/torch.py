@@ -54,7 +54,7 @@ class TorchEngine:
             )
 
     @torch.inference_mode()
-    def predict_noise(
+    def predict_at(
         self,
         x: Float32[np.ndarray, "b 3 h w"],
         mu: Float32[np.ndarray, "b 3 h w"],
@@ -62,7 +62,7 @@ class TorchEngine:
         content: Float32[np.ndarray, "b d"],
         degradation: Float32[np.ndarray, "b d"],
     ) -> Float32[np.ndarray, "b 3 h w"]:
-        """The noise in the state x at time t, by a diffusion restorer."""
+        """What a diffusion restorer sees in the state x at time t: the noise, or the clean photo."""
         assert self._restorer is not None
         with _memory_errors(), self._autocast():
             return _array(

@@ -121,7 +121,7 @@ class Subject:
             sample = sampling.SAMPLERS[config.sampler or "mrs"]
             clean = sample(
                 IRSDE(**(config.sde or {})),
-                _predict(chosen, mu, context),
+                chosen.predictor(mu, context.content, context.degradation),
                 mu,
                 _noise(mu, self.seed),
                 steps=config.steps,
@@ -149,13 +149,6 @@ def _planes(photo: Photo) -> Float32[np.ndarray, "1 3 h w"]:
 
 def _eight_bit(planes: Float32[np.ndarray, "1 3 h w"]) -> Pixels8:
     return np.rint(planes[0].transpose(1, 2, 0).clip(0, 1) * 255).astype(np.uint8)
-
-
-def _predict(restorer: Restorer, mu: Float32[np.ndarray, "1 3 h w"], context: One) -> sampling.Predict:
-    def predict(x: Any, t: Any) -> Any:
-        return restorer.engine.predict_noise(x, mu, t, context.content, context.degradation)
-
-    return predict
 
 
 def _noise(mu: Float32[np.ndarray, "1 3 h w"], seed: int) -> Callable[[int], Float32[np.ndarray, "1 3 h w"]]:
@@ -607,7 +600,8 @@ def samplers(subject: Subject) -> Study:
         for name, sample in _SAMPLERS.items():
             for count in calls:
                 start = time.perf_counter()
-                predict, noise = _predict(subject.restorer, mu, context), _noise(mu, subject.seed)
+                predict = subject.restorer.predictor(mu, context.content, context.degradation)
+                noise = _noise(mu, subject.seed)
                 unbias = config.objective == "published" and name.startswith("mrs")
                 restored = sample(process, predict, mu, noise, steps=count, unbias=unbias)
                 seconds.setdefault((name, count), []).append(time.perf_counter() - start)

@@ -1,18 +1,22 @@
-"""DRUNet and its conditioned form: one pass from a degraded photo to a clean one, by residual blocks alone.
+"""DRUNet and its conditioned forms: from a degraded photo to a clean one, by residual blocks alone.
 
 DRUNet (Zhang et al., Plug-and-Play Image Restoration with Deep Denoiser Prior, TPAMI 2021) has no norm, no
 attention and no gate: 3 x 3 convolutions and rectifiers, which processors compute at their full speed. Here
-it can work at a part of the resolution, and what DA-CLIP says of the photo modulates each block.
+it can work at a part of the resolution, and what DA-CLIP says of the photo modulates each block. Shown a
+noisy state of the mean-reverting SDE and its time as well, it is the network of a diffusion.
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from daclip.networks.conditioning import Conditions, Content, Modulation
+from daclip.networks.unet import Sinusoid
 
 
 class ResBlock(nn.Module):
@@ -65,6 +69,9 @@ class DRUNet(nn.Module):
         shuffle: pixel-unshuffle factor of the stem; 2 works at half resolution.
     """
 
+    is_timed = False
+    """Whether blocks can be modulated without embeddings, too."""
+
     def __init__(
         self,
         *,
@@ -81,7 +88,7 @@ class DRUNet(nn.Module):
         self.shuffle = shuffle
         self.multiple = shuffle * 2 ** len(encoder_blocks)
         self.conditions = Conditions(context_dim, 4 * widths[0], degradation=degradation, content=content)
-        size, planes = self.conditions.size, 3 * shuffle**2
+        size, planes = 4 * widths[0] if self.is_timed else self.conditions.size, 3 * shuffle**2
         finer = list(pairwise(widths))
         self.head = nn.Conv2d(planes, widths[0], 3, padding=1)
         self.encoders = nn.ModuleList(
@@ -104,10 +111,17 @@ class DRUNet(nn.Module):
         degradation: Float[Tensor, "b d"] | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         """The clean photo, unclamped. Embeddings un-normalised. Any size: padded, then cropped."""
-        height, width = mu.shape[-2:]
-        padded = F.pad(mu, (0, -width % self.multiple, 0, -height % self.multiple))
-        x = self.head(F.pixel_unshuffle(padded, self.shuffle) if self.shuffle > 1 else padded)
         vector = self.conditions(content, degradation)
+        return mu + self._residual(self.head(self._folded(mu)), vector)[..., : mu.shape[-2], : mu.shape[-1]]
+
+    def _folded(self, photo: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p i j"]:
+        """The photo padded to a size that halves evenly, at the resolution of the stem."""
+        height, width = photo.shape[-2:]
+        padded = F.pad(photo, (0, -width % self.multiple, 0, -height % self.multiple))
+        return F.pixel_unshuffle(padded, self.shuffle) if self.shuffle > 1 else padded
+
+    def _residual(self, x: Tensor, vector: Float[Tensor, "b e"] | None) -> Float[Tensor, "b 3 i j"]:
+        """What is added to the photo, in its padded size, from the first map."""
         skips: list[Tensor] = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             x = encoder(x, vector)
@@ -117,5 +131,44 @@ class DRUNet(nn.Module):
         for decoder, up in reversed(list(zip(self.decoders, self.ups, strict=True))):
             x = decoder(up(x) + skips.pop(), vector)
         x = self.tail(x)
-        residual = F.pixel_shuffle(x, self.shuffle) if self.shuffle > 1 else x
-        return (padded + residual)[..., :height, :width]
+        return F.pixel_shuffle(x, self.shuffle) if self.shuffle > 1 else x
+
+
+class DiffusionDRUNet(DRUNet):
+    """DRUNet as the network of a diffusion that predicts x0: it also sees a noisy state, and the time.
+
+    It has the weights of DRUNet and two parts more, which start at zero: with the weights of a trained
+    DRUNet it restores as that does, at any time, and learns from there what the state adds.
+
+    Args: those of DRUNet.
+    """
+
+    is_timed = True
+
+    def __init__(self, *, widths: Sequence[int] = (64, 128, 256, 512), **arguments: Any) -> None:
+        super().__init__(widths=widths, **arguments)
+        size = 4 * widths[0]
+        self.state = nn.Conv2d(3 * self.shuffle**2, widths[0], 3, padding=1)
+        self.time = nn.Sequential(
+            Sinusoid(widths[0]), nn.Linear(widths[0], size), nn.SiLU(), nn.Linear(size, size)
+        )
+        last = self.time[-1]
+        assert isinstance(last, nn.Linear)
+        for weight in (*self.state.parameters(), *last.parameters()):
+            nn.init.zeros_(weight)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]: the signature of diffusion networks
+        self,
+        x: Float[Tensor, "b 3 h w"],
+        mu: Float[Tensor, "b 3 h w"],
+        t: Float[Tensor, "b"],
+        content: Float[Tensor, "b d"] | None = None,
+        degradation: Float[Tensor, "b d"] | None = None,
+    ) -> Float[Tensor, "b 3 h w"]:
+        """The clean photo, unclamped, seen from the state x of the degraded photo mu at time t."""
+        vector = self.conditions(content, degradation)
+        with torch.autocast(mu.device.type, enabled=False):
+            time = self.time(t.float())
+        vector = time if vector is None else vector + time
+        first = self.head(self._folded(mu)) + self.state(self._folded(x - mu))
+        return mu + self._residual(first, vector)[..., : mu.shape[-2], : mu.shape[-1]]

@@ -210,9 +210,8 @@ def restorer_parts(run: RestorerRun) -> Parts:
         _check_width(run, found.texts)
         daclip = checkpoints.load(found).daclip.to(memory_format=torch.channels_last)
     job = RestorerJob(run, daclip, network, texts=found.texts, mean=encoder.mean, std=encoder.std)
-    is_diffusion = run.objective != "clean"
     config = ModelConfig(
-        kind="diffusion" if is_diffusion else "one-pass",
+        kind="one-pass" if run.objective == "clean" else "diffusion",
         encoder=_carried(found),
         network=run.network,
         view_side=encoder.view_side,
@@ -224,12 +223,12 @@ def restorer_parts(run: RestorerRun) -> Parts:
         overlap=_overlap(run),
         dtype="float16",
     )
-    if is_diffusion:
-        sampler = "mrs" if run.objective == "noise" else "posterior"
+    if run.objective != "clean":
+        sampler = "posterior" if run.objective == "published" else "mrs"
         config = replace(
             config,
             sde=asdict(IRSDE(**run.sde)),
-            objective="published" if run.objective == "published" else "noise",
+            objective=run.objective,
             sampler=sampler,
             steps=run.sample_steps,
         )
@@ -249,7 +248,12 @@ def _network(run: RestorerRun) -> tuple[RestorerRun, nn.Module]:
     network = checkpoints.load(found).network
     if found.config.network is None or network is None:
         raise DataError(f"{run.start}: holds no restorer", hint="start=compact, or a folder with one")
-    return replace(run, network=found.config.network), network.requires_grad_(True).train()
+    description = found.config.network
+    if run.network["name"] == "drunet-diffusion" and description["name"] == "drunet":
+        weights, description = network.state_dict(), {**description, "name": "drunet-diffusion"}
+        network = checkpoints.build_network(description)
+        network.load_state_dict({**network.state_dict(), **weights})
+    return replace(run, network=description), network.requires_grad_(True).train()
 
 
 def _start(encoder: str) -> tuple[clip.DaClip, ModelConfig]:
@@ -297,7 +301,7 @@ def _bytes_per_pixel(run: RestorerRun) -> int:
     if run.network["name"] == "nafnet":
         # 836 measured for OpenVINO and 671 for ONNX Runtime at width 40 and half resolution
         return round(850 * (width / 40) * (2 / run.network.get("shuffle", 1)) ** 2)
-    if run.network["name"] == "drunet":
+    if run.network["name"].startswith("drunet"):
         # more than it takes: whole processes held 586 (ONNX Runtime) and 605 MiB (OpenVINO) for a megapixel
         return round(900 * (run.network["widths"][0] / 48) * (2 / run.network.get("shuffle", 1)) ** 2)
     known = checkpoints.BYTES_PER_PIXEL[run.network["name"]]
@@ -310,7 +314,7 @@ def _overlap(run: RestorerRun) -> int:
     """Pixels that tiles share."""
     # DRUNet hears of 132 pixels around one: sharing 96 cost at most 1 of 255 levels, 64 cost 5;
     # NAFNet at the size of `compact` sees 59
-    return 96 if run.network["name"] == "drunet" else 64
+    return 96 if run.network["name"].startswith("drunet") else 64
 
 
 def _check_width(run: RestorerRun, texts: ClassTexts) -> None:
@@ -345,6 +349,7 @@ def _opened(run: ControllerRun | RestorerRun, split: Split, seed: int) -> CleanP
         weights=tuple(run.shares.values()),
         clean_share=run.clean_share,
         mixture_share=run.mixture_share,
+        tone_share=run.tone_share,
         alike=loop.regions_per_step(run) if isinstance(run, RestorerRun) and run.alike else 1,
     )
 

@@ -114,6 +114,7 @@ class ControllerRun:
         content: loss of the content embedding, see train.controller.CONTENT_LOSSES.
         content_weight: of the content loss beside the other.
         clean_share, mixture_share: of untouched photos and of mixtures, where photos are degraded here.
+        tone_share: of photos flat or pale by nature, where photos are degraded here, see data.clean.toned.
         shares: relative draws of the degradations.
     """
 
@@ -127,6 +128,7 @@ class ControllerRun:
     content_weight: float = 5.0
     clean_share: float = 0.1
     mixture_share: float = 0.2
+    tone_share: float = 0.3
     shares: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DEGRADATIONS, 1.0))
     loop: Loop = field(
         default_factory=lambda: Loop(
@@ -151,7 +153,8 @@ class RestorerRun:
             finished model, a bundled name or hub id stays a name in it.
         network: name and constructor arguments of the network.
         start: model whose restorer is trained on, its form in the place of `network`; empty: random weights.
-        objective: `clean` is one pass; `published` and `noise` train a diffusion network, see
+            A diffusion by DRUNet also starts from the DRUNet of one pass.
+        objective: `clean` is one pass; `published`, `noise` and `x0` train a diffusion network, see
             train.restorer.OBJECTIVES.
         loss: `l1`, `root-l1` or `log-l1`, see train.restorer.LOSSES. The more it is bent, the more a tenth
             less error counts the same in a dark patch and in a slightly blurred one, as it does in PSNR.
@@ -166,6 +169,7 @@ class RestorerRun:
         told_share: of photos whose damage the network is told by the texts of its words, not by what the
             encoder saw: so that it understands a person who names the damage.
         clean_share, mixture_share: of untouched photos and of mixtures, where photos are degraded here.
+        tone_share: of photos flat or pale by nature, where photos are degraded here, see data.clean.toned.
         alike: all photos of a step have one kind of degradation, where photos are degraded here. With a
             `clip_norm` that every gradient exceeds, each kind then moves the weights equally far; in mixed
             steps haze and darkness drown what noise and blur ask for.
@@ -176,7 +180,7 @@ class RestorerRun:
     encoder: str = "runs/compact-controller"
     network: dict[str, Any] = field(default_factory=dict[str, Any])
     start: str = ""
-    objective: Literal["clean", "published", "noise"] = "clean"
+    objective: Literal["clean", "published", "noise", "x0"] = "clean"
     loss: Literal["l1", "root-l1", "log-l1"] = "root-l1"
     sde: dict[str, Any] = field(default_factory=dict[str, Any])
     sample_steps: int = 8
@@ -189,6 +193,7 @@ class RestorerRun:
     told_share: float = 0.1
     clean_share: float = 0.1
     mixture_share: float = 0.2
+    tone_share: float = 0.3
     alike: bool = False
     shares: dict[str, float] = field(default_factory=lambda: dict(SHARES))
     loop: Loop = field(
@@ -228,7 +233,26 @@ def controller_compact() -> ControllerRun:
 
 
 def compact() -> RestorerRun:
-    """The bundled one-pass restorer: NAFNet + DA-CLIP with a stem at half resolution, 1.46 M parameters."""
+    """The bundled one-pass restorer: DRUNet + DA-CLIP with a stem at half resolution, 3.78 M parameters."""
+    network = {
+        "name": "drunet",
+        "widths": [48, 96, 160],
+        "encoder_blocks": [2, 2],
+        "middle_blocks": 5,
+        "decoder_blocks": [2, 2],
+        "context_dim": 256,
+        "degradation": True,
+        "content": "vector",
+        "shuffle": 2,
+    }
+    run = RestorerRun()
+    # no gradient is shorter than clip_norm, so every step is equally long, whatever it mends
+    loop = replace(run.loop, batch=24, learning_rate=1e-3, clip_norm=0.05)
+    return replace(run, network=network, alike=True, loop=loop, patches_per_region=6, view=144, late_from=0.4)
+
+
+def compact_nafnet() -> RestorerRun:
+    """NAFNet + DA-CLIP at the size of the bundled restorer's map: 1.46 M parameters."""
     network = {
         "name": "nafnet",
         "width": 40,
@@ -245,63 +269,39 @@ def compact() -> RestorerRun:
     return RestorerRun(network=network)
 
 
-def compact_degradation() -> RestorerRun:
-    """`compact` without the content embedding: the row NAFNet + Degradation of the paper's Table 3."""
-    run = compact()
+def compact_nafnet_degradation() -> RestorerRun:
+    """`compact-nafnet` without the content embedding: the row NAFNet + Degradation of the paper's Table 3."""
+    run = compact_nafnet()
     return replace(run, network={**run.network, "content": "none"})
 
 
-def compact_plain() -> RestorerRun:
-    """`compact` without any embedding: the row NAFNet of the paper's Table 3."""
-    run = compact()
+def compact_nafnet_plain() -> RestorerRun:
+    """`compact-nafnet` without any embedding: the row NAFNet of the paper's Table 3."""
+    run = compact_nafnet()
     plain = {"degradation": False, "content": "none", "context_dim": None, "attention": "pool"}
     return replace(run, network={**run.network, **plain})
 
 
-def compact_drunet() -> RestorerRun:
-    """DRUNet + DA-CLIP for the place of `compact`: 3.8 M parameters in two thirds of its time."""
-    network = {
-        "name": "drunet",
-        "widths": [48, 96, 160],
-        "encoder_blocks": [2, 2],
-        "middle_blocks": 5,
-        "decoder_blocks": [2, 2],
-        "context_dim": 256,
-        "degradation": True,
-        "content": "vector",
-        "shuffle": 2,
-    }
-    run = RestorerRun()
-    # no gradient is shorter than clip_norm, so every step is equally long, whatever it mends
-    loop = replace(run.loop, batch=24, learning_rate=1e-3, clip_norm=0.05)
-    cuts: dict[str, Any] = {"patches_per_region": 6, "view": 144, "late_from": 0.6}
-    return replace(run, network=network, alike=True, loop=loop, **cuts)
-
-
 def compact_sde() -> RestorerRun:
-    """The bundled diffusion restorer: a small conditional U-Net at half resolution, for few calls."""
-    network = {
-        "name": "unet",
-        "width": 32,
-        "multipliers": [1, 2, 4],
-        "context_dim": 256,
-        "degradation": True,
-        "content": False,
-        "half_resolution": True,
-    }
+    """The bundled diffusion restorer: the network of `compact`, shown a noisy state too, in six calls.
+
+    It starts from the finished `compact`, so that it has only to learn what the state adds.
+    """
     run = compact()
+    loop = replace(run.loop, learning_rate=5e-4)
     return replace(
         run,
-        network=network,
-        objective="noise",
-        loss="l1",
-        loop=replace(run.loop, learning_rate=4e-4),
+        network={**run.network, "name": "drunet-diffusion"},
+        start="runs/compact",
+        objective="x0",
+        sample_steps=6,
+        loop=loop,
     )
 
 
 def compact_tiny() -> RestorerRun:
     """A toy of 75 thousand parameters: 300 steps take a minute on a CPU, and the gain turns positive."""
-    run = compact()
+    run = compact_nafnet()
     network = {**run.network, "width": 16, "encoder_blocks": [1], "middle_blocks": 1, "decoder_blocks": [1]}
     return replace(
         run,
@@ -510,9 +510,9 @@ PRESETS: dict[str, Callable[[], Run]] = {
     "compact-backbone": BackboneRun,
     "compact-controller": controller_compact,
     "compact": compact,
-    "compact-degradation": compact_degradation,
-    "compact-plain": compact_plain,
-    "compact-drunet": compact_drunet,
+    "compact-nafnet": compact_nafnet,
+    "compact-nafnet-degradation": compact_nafnet_degradation,
+    "compact-nafnet-plain": compact_nafnet_plain,
     "compact-sde": compact_sde,
     "compact-tiny": compact_tiny,
     "controller-tiny": controller_tiny,
@@ -620,6 +620,7 @@ _MAY_BE_ZERO = frozenset(
         "mixture_share",
         "seed",
         "told_share",
+        "tone_share",
         "warmup",
         "weight_decay",
         "workers",

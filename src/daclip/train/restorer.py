@@ -134,8 +134,8 @@ class RestorerJob(nn.Module):
         generator = torch.Generator().manual_seed(0)
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
-            noise = self.network(x, mu, t, content=context.content, degradation=context.degradation)
-            return noise.float()
+            found = self.network(x, mu, t, content=context.content, degradation=context.degradation).float()
+            return self.sde.noise_from_x0(x, found, mu, t) if self.run.objective == "x0" else found
 
         def draw(_: int) -> Tensor:
             return torch.randn(mu.shape, generator=generator).to(mu)
@@ -269,10 +269,18 @@ def _noise(
     return weight * _l1(predicted, noise), job.sde.x0_from_noise(x, predicted, mu, t)
 
 
+def _x0(
+    job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
+) -> tuple[Float[Tensor, "b"], Float[Tensor, "b 3 h w"]]:
+    """Bias-free, too: the L1 between the clean patch and the one the network sees in the state."""
+    *_, predicted = _diffused(job, mu, x0, context, generators)
+    return _l1(predicted, x0), predicted
+
+
 def _diffused(
     job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Times 1..steps, noise, the states they make, and the network's noise for them."""
+    """Times 1..steps, noise, the states they make, and what the network predicts from them."""
     times = [torch.randint(1, job.sde.steps + 1, (), generator=each) for each in generators]
     t = torch.stack(times).to(mu.device)
     noise = torch.stack([torch.randn(mu.shape[1:], generator=each) for each in generators]).to(mu)
@@ -285,4 +293,9 @@ def _l1(a: Tensor, b: Tensor) -> Float[Tensor, "b"]:
     return (a.float() - b).abs().mean((1, 2, 3))
 
 
-OBJECTIVES: dict[str, Objective] = {"clean": _clean, "published": _published, "noise": _noise}
+OBJECTIVES: dict[str, Objective] = {
+    "clean": _clean,
+    "published": _published,
+    "noise": _noise,
+    "x0": _x0,
+}
