@@ -21,6 +21,7 @@ TOLD: dict[str, Any] = {
     "degradation": True,
     "content": "vector",
     "shuffle": 2,
+    "factors": True,
 }
 
 
@@ -54,6 +55,15 @@ def test_blocks_are_those_of_the_paper() -> None:
     x = nn.functional.conv_transpose2d(x, w["ups.0.weight"], w["ups.0.bias"], stride=2)
     x = conv(block(x + fine, "decoders.0.0"), w["tail.weight"], w["tail.bias"], padding=1)
     torch.testing.assert_close(network(mu), mu + x)
+
+
+def test_a_network_with_factors_multiplies_the_photo_where_it_stands() -> None:
+    network, mu = DRUNet(**TOLD), drawn(2, 3, 37, 50)
+    with torch.no_grad():
+        # the tail's planes at half resolution: red, green, blue, four neighbours each, terms before factors
+        network.tail.bias.copy_(torch.tensor([0.1, 0, 0, 0.5, 1, -1]).repeat_interleave(4))
+        wanted = mu * torch.tensor([1.5, 2, 0])[:, None, None] + torch.tensor([0.1, 0, 0])[:, None, None]
+        torch.testing.assert_close(network(mu, **embeddings(2)), wanted)
 
 
 def test_every_weight_learns_and_both_embeddings_are_heard() -> None:

@@ -67,6 +67,8 @@ class DRUNet(nn.Module):
         degradation: modulate every block by the degradation prompt.
         content: how the content embedding is used, see conditioning.Content.
         shuffle: pixel-unshuffle factor of the stem; 2 works at half resolution.
+        factors: the network gives a factor beside the term for each value of the photo: mu (1 + factor) +
+            term. Haze and darkness are undone by factors, which rectifiers can only piece together.
     """
 
     is_timed = False
@@ -83,9 +85,10 @@ class DRUNet(nn.Module):
         degradation: bool = False,
         content: Content = "none",
         shuffle: int = 1,
+        factors: bool = False,
     ) -> None:
         super().__init__()
-        self.shuffle = shuffle
+        self.shuffle, self.factors = shuffle, factors
         self.multiple = shuffle * 2 ** len(encoder_blocks)
         self.conditions = Conditions(context_dim, 4 * widths[0], degradation=degradation, content=content)
         size, planes = 4 * widths[0] if self.is_timed else self.conditions.size, 3 * shuffle**2
@@ -100,7 +103,7 @@ class DRUNet(nn.Module):
         self.decoders = nn.ModuleList(
             Blocks(n, c, size) for n, c in zip(decoder_blocks, widths[:-1], strict=True)
         )
-        self.tail = nn.Conv2d(widths[0], planes, 3, padding=1)
+        self.tail = nn.Conv2d(widths[0], 2 * planes if factors else planes, 3, padding=1)
         for weight in self.tail.parameters():
             nn.init.zeros_(weight)
 
@@ -112,7 +115,8 @@ class DRUNet(nn.Module):
     ) -> Float[Tensor, "b 3 h w"]:
         """The clean photo, unclamped. Embeddings un-normalised. Any size: padded, then cropped."""
         vector = self.conditions(content, degradation)
-        return mu + self._residual(self.head(self._folded(mu)), vector)[..., : mu.shape[-2], : mu.shape[-1]]
+        folded = self._folded(mu)
+        return self._restored(mu, folded, self.head(folded), vector)
 
     def _folded(self, photo: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p i j"]:
         """The photo padded to a size that halves evenly, at the resolution of the stem."""
@@ -120,8 +124,10 @@ class DRUNet(nn.Module):
         padded = F.pad(photo, (0, -width % self.multiple, 0, -height % self.multiple))
         return F.pixel_unshuffle(padded, self.shuffle) if self.shuffle > 1 else padded
 
-    def _residual(self, x: Tensor, vector: Float[Tensor, "b e"] | None) -> Float[Tensor, "b 3 i j"]:
-        """What is added to the photo, in its padded size, from the first map."""
+    def _restored(
+        self, mu: Float[Tensor, "b 3 h w"], folded: Tensor, x: Tensor, vector: Float[Tensor, "b e"] | None
+    ) -> Float[Tensor, "b 3 h w"]:
+        """The clean photo, from the first map x."""
         skips: list[Tensor] = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             x = encoder(x, vector)
@@ -130,8 +136,13 @@ class DRUNet(nn.Module):
         x = self.middle(x, vector)
         for decoder, up in reversed(list(zip(self.decoders, self.ups, strict=True))):
             x = decoder(up(x) + skips.pop(), vector)
-        x = self.tail(x)
-        return F.pixel_shuffle(x, self.shuffle) if self.shuffle > 1 else x
+        change = self.tail(x)
+        if self.factors:
+            term, factor = change.chunk(2, dim=1)
+            change = torch.addcmul(term, folded, factor)
+        if self.shuffle > 1:
+            change = F.pixel_shuffle(change, self.shuffle)
+        return mu + change[..., : mu.shape[-2], : mu.shape[-1]]
 
 
 class DiffusionDRUNet(DRUNet):
@@ -170,5 +181,6 @@ class DiffusionDRUNet(DRUNet):
         with torch.autocast(mu.device.type, enabled=False):
             time = self.time(t.float())
         vector = time if vector is None else vector + time
-        first = self.head(self._folded(mu)) + self.state(self._folded(x - mu))
-        return mu + self._residual(first, vector)[..., : mu.shape[-2], : mu.shape[-1]]
+        folded = self._folded(mu)
+        first = self.head(folded) + self.state(self._folded(x - mu))
+        return self._restored(mu, folded, first, vector)

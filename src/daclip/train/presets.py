@@ -244,6 +244,7 @@ def compact() -> RestorerRun:
         "degradation": True,
         "content": "vector",
         "shuffle": 2,
+        "factors": True,
     }
     run = RestorerRun()
     # no gradient is shorter than clip_norm, so every step is equally long, whatever it mends
