@@ -309,6 +309,7 @@ def compact_tiny() -> RestorerRun:
         network=network,
         region=128,
         late_patch=64,
+        tone_share=0.0,
         # an average over 1000 steps would still hold the random start
         loop=replace(run.loop, steps=300, batch=8, warmup=20, ema=0.98, validate_every=150, save_every=100),
     )
@@ -316,7 +317,7 @@ def compact_tiny() -> RestorerRun:
 
 def controller_tiny() -> ControllerRun:
     """A few hundred steps of the compact controller on small views."""
-    run = ControllerRun(region=96, view=64)
+    run = ControllerRun(region=96, view=64, tone_share=0.0)
     loop = replace(run.loop, steps=300, batch=16, warmup=20, ema=0.97, validate_every=150, save_every=100)
     return replace(run, loop=loop)
 
