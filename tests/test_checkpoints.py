@@ -115,7 +115,10 @@ def test_the_card_says_what_is_known_or_what_it_is_given(compact, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"network": {**NAFNET, "name": "nafnot"}}, 'unknown network "nafnot".*known: unet, drunet, drunet-diffusion, nafnet'),
+        (
+            {"network": {**NAFNET, "name": "nafnot"}},
+            'unknown network "nafnot".*: unet, drunet, drunet-diff',
+        ),
         ({"network": {**NAFNET, "widht": 3}}, "widht"),
         (
             {"network": {**NAFNET, "width": 4}},
