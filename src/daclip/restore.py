@@ -374,22 +374,22 @@ class Restorer:
         unbias = config.objective == "published" and run.sampler == "mrs"
         sample = sampling.SAMPLERS[run.sampler]
         sde = IRSDE(**(config.sde or {}))
-        predict = self.predictor(planes, content, degradation)
+        predict = self.predictor(sde, planes, content, degradation)
         return _pixels(sample(sde, predict, planes, draw, steps=run.steps, unbias=unbias, on_progress=tell))
 
     def predictor(
         self,
+        sde: IRSDE,
         mu: Float32[np.ndarray, "1 3 h w"],
         content: Float32[np.ndarray, "1 d"],
         degradation: Float32[np.ndarray, "1 d"],
     ) -> sampling.Predict:
         """What a sampler asks about the degraded planes: the noise in a state at a time (diffusion only)."""
-        config = self.folder.config
-        sde = IRSDE(**(config.sde or {}))
+        predicts_clean = self.folder.config.objective == "x0"
 
         def predict(x: Float32[np.ndarray, "1 3 h w"], t: Float32[np.ndarray, "1"]) -> np.ndarray:
             found = self.engine.predict_at(x, mu, t, content, degradation)
-            return sde.noise_from_x0(x, found, mu, t) if config.objective == "x0" else found
+            return sde.noise_from_x0(x, found, mu, t) if predicts_clean else found
 
         return predict
 

@@ -119,9 +119,10 @@ class Subject:
         else:
             config = chosen.folder.config
             sample = sampling.SAMPLERS[config.sampler or "mrs"]
+            sde = IRSDE(**(config.sde or {}))
             clean = sample(
-                IRSDE(**(config.sde or {})),
-                chosen.predictor(mu, context.content, context.degradation),
+                sde,
+                chosen.predictor(sde, mu, context.content, context.degradation),
                 mu,
                 _noise(mu, self.seed),
                 steps=config.steps,
@@ -600,7 +601,7 @@ def samplers(subject: Subject) -> Study:
         for name, sample in _SAMPLERS.items():
             for count in calls:
                 start = time.perf_counter()
-                predict = subject.restorer.predictor(mu, context.content, context.degradation)
+                predict = subject.restorer.predictor(process, mu, context.content, context.degradation)
                 noise = _noise(mu, subject.seed)
                 unbias = config.objective == "published" and name.startswith("mrs")
                 restored = sample(process, predict, mu, noise, steps=count, unbias=unbias)
