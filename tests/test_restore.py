@@ -166,6 +166,25 @@ def test_a_model_that_predicts_the_clean_photo_samples_as_one_that_predicts_its_
         assert np.abs(same.pixels.astype(int) - photo.own).mean() > 5
 
 
+def test_a_model_with_its_own_times_calls_its_network_at_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_toy_model(tmp_path / "timed", "diffusion", steps=3, times=(90, 20, 4))
+    restorer, seen = Restorer(folder, precision="fp32"), list[float]()
+    predict_at = restorer.engine.predict_at
+
+    def watched(x: np.ndarray, mu: np.ndarray, t: np.ndarray, *told: np.ndarray) -> np.ndarray:
+        seen.append(float(t[0]))
+        return predict_at(x, mu, t, *told)
+
+    monkeypatch.setattr(restorer.engine, "predict_at", watched)
+    assert restorer.restore(dark()).steps == 3
+    assert seen == [90, 20, 4]
+    seen.clear()
+    assert restorer.restore(dark(), steps=2).steps == 2
+    assert seen == [100, 50]
+
+
 def test_the_seed_decides_the_pixels(sampler: Restorer) -> None:
     photo = dark()
     first, same, other = (sampler.restore(photo, sampler="sde", seed=seed).pixels for seed in (1, 1, 2))

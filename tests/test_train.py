@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from daclip import checkpoints, cli, models, train
+from daclip import checkpoints, cli, clip, models, train
 from daclip.errors import DataError, UsageError
 from daclip.networks.nafnet import NAFNet
 from daclip.train import loop, resume
@@ -33,7 +33,7 @@ from daclip.train.contrast import attainable_floor, contrastive
 from daclip.train.controller import WORDS, ControllerJob
 from daclip.train.optim import Lion, cosine, weight_groups
 from daclip.train.presets import KINDS, PRESETS, preset, read_run
-from daclip.train.restorer import OBJECTIVES, Context, RestorerJob, psnr
+from daclip.train.restorer import OBJECTIVES, Context, RestorerJob, perceived, psnr
 from daclip.vocabulary import CLEAN
 from test_models import hub_cache_with
 from toy_training import NETWORK, controller_run, restorer_run, toy_encoder, write_encoder, write_photos
@@ -354,6 +354,65 @@ def test_a_diffusion_that_predicts_the_clean_photo_starts_from_a_restorer_of_one
         wanted = one_pass.restored(mu, context)
         assert (wanted - mu).abs().max() > 0.01
         torch.testing.assert_close(job.restored(mu, context), wanted, rtol=0, atol=1e-4)
+
+
+def test_a_diffusion_learns_and_visits_the_times_it_is_given(
+    photos: Path, encoder: Path, tmp_path: Path
+) -> None:
+    seen: list[list[float]] = []
+
+    class Watched(nn.Module):
+        def forward(self, x: Tensor, mu: Tensor, t: Tensor, **_: Tensor) -> Tensor:
+            seen.append(t.tolist())
+            return mu
+
+    run = restorer_run(photos, encoder, objective="x0", sde=SDE, network=UNET, sample_times=[100, 20, 5])
+    job = RestorerJob(run, None, Watched())
+    mu, nothing = torch.rand(64, 3, 4, 4), Context(content=None, degradation=None)
+    OBJECTIVES["x0"](job, mu, mu, nothing, batch(64).generators(0))
+    assert set(seen.pop()) == {100, 20, 5}
+    job.restored(mu, nothing)
+    assert seen == [[time] * 64 for time in (100.0, 20.0, 5.0)]
+    _, model = train.restorer_parts(run)
+    config = model().config
+    assert (config.sampler, config.steps, config.times) == ("posterior", 3, (100, 20, 5))
+
+
+def test_perceived_is_the_distance_of_lpips_with_equal_weights() -> None:
+    """By hand: the mean over maps and places of the squared distance of unit vectors."""
+    torch.manual_seed(0)
+    stem, block = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 2, stride=2)
+    tower = clip.ConvTower(stem, [block], head=nn.Identity(), channels=[6])
+    a, b = torch.rand(2, 3, 8, 8, requires_grad=True), torch.rand(2, 3, 8, 8)
+    distance = perceived(tower, a, b)
+    wanted = torch.zeros(2)
+    with torch.no_grad():
+        for see in (stem, nn.Sequential(stem, block)):
+            first, second = (maps / maps.norm(dim=1, keepdim=True) for maps in (see(a), see(b)))
+            wanted += (first - second).norm(dim=1).square().mean((1, 2)) / 2
+    torch.testing.assert_close(distance, wanted)
+    torch.testing.assert_close(perceived(tower, b, b), torch.zeros(2))
+    distance.sum().backward()
+    assert a.grad is not None
+    assert a.grad.abs().max() > 0
+
+
+def test_perceptual_moves_the_loss_and_needs_a_convolutional_encoder(photos: Path, encoder: Path) -> None:
+    class Darker(nn.Module):
+        def forward(self, mu: Tensor, *_: Tensor) -> Tensor:
+            return mu / 2
+
+    seen: dict[float, tuple[Tensor, dict[str, float]]] = {}
+    for weight in (0.0, 2.0):
+        run = restorer_run(photos, encoder, perceptual=weight)
+        job = RestorerJob(run, clip.compact(pretrained=False), Darker())
+        seen[weight] = job(batch(8), 0.0)
+    assert seen[0.0][1] == seen[2.0][1]
+    assert seen[0.0][0] < seen[2.0][0]
+    for other in (None, toy_encoder()):
+        job = RestorerJob(restorer_run(photos, encoder, perceptual=2.0), other, Darker())
+        with pytest.raises(UsageError, match="perceptual needs a convolutional encoder"):
+            job(batch(8), 0.0)
 
 
 def test_a_tracker_is_told_what_the_log_is(photos: Path, encoder: Path, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ class ModelConfig:
         objective: what a diffusion network predicts: the noise, `published` (biased, PAPER 2.3) or `noise`,
             or `x0`, the clean photo.
         sampler, steps: defaults for a diffusion model.
+        times: of its calls, the first the latest; empty: `steps` calls at even distances.
         view_side, mean, std: side in pixels and normalisation of what the encoder sees.
         texts: the words the model knows, with embeddings.
         multiple: tile sides the network likes, in pixels.
@@ -57,6 +58,7 @@ class ModelConfig:
     objective: Literal["published", "noise", "x0"] | None = None
     sampler: str | None = None
     steps: int = 1
+    times: tuple[int, ...] = ()
     view_side: int = 224
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
@@ -105,6 +107,7 @@ def read_config(folder: Path) -> ModelConfig:
         for name in ("mean", "std"):
             if name in values:
                 values[name] = tuple(float(number) for number in values[name])
+        values["times"] = tuple(int(time) for time in values.get("times", ()))
         config = ModelConfig(**values)
         if config.kind not in get_args(ModelKind):
             raise ValueError(f"kind {config.kind!r} is none of {', '.join(get_args(ModelKind))}")

@@ -277,10 +277,11 @@ class Restorer:
         name = sampler or config.sampler or "mrs"
         if name not in sampling.SAMPLERS:
             raise UsageError(f'unknown sampler "{name}"', hint=f"known: {', '.join(sampling.SAMPLERS)}")
-        calls = config.steps if steps is None else steps
-        if calls < 1:
-            raise UsageError(f"{calls} steps restore nothing", hint="steps from 1")
-        return _Run(sampler=name, steps=calls, seed=seed)
+        if steps is None:
+            return _Run(sampler=name, steps=config.steps, times=config.times, seed=seed)
+        if steps < 1:
+            raise UsageError(f"{steps} steps restore nothing", hint="steps from 1")
+        return _Run(sampler=name, steps=steps, seed=seed)
 
     def _in_tiles(
         self,
@@ -375,7 +376,8 @@ class Restorer:
         sample = sampling.SAMPLERS[run.sampler]
         sde = IRSDE(**(config.sde or {}))
         predict = self.predictor(sde, planes, content, degradation)
-        return _pixels(sample(sde, predict, planes, draw, steps=run.steps, unbias=unbias, on_progress=tell))
+        steps = [*run.times, 0] if run.times else run.steps
+        return _pixels(sample(sde, predict, planes, draw, steps=steps, unbias=unbias, on_progress=tell))
 
     def predictor(
         self,
@@ -426,6 +428,7 @@ class Restorer:
 class _Run:
     sampler: str | None
     steps: int
+    times: tuple[int, ...] = ()
     seed: int
 
 

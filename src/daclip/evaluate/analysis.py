@@ -125,7 +125,7 @@ class Subject:
                 chosen.predictor(sde, mu, context.content, context.degradation),
                 mu,
                 _noise(mu, self.seed),
-                steps=config.steps,
+                steps=[*config.times, 0] if config.times else config.steps,
             )
         return _eight_bit(clean)
 

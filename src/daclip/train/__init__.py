@@ -224,13 +224,14 @@ def restorer_parts(run: RestorerRun) -> Parts:
         dtype="float16",
     )
     if run.objective != "clean":
-        sampler = "posterior" if run.objective == "published" else "mrs"
+        sampler = "posterior" if run.objective == "published" or run.sample_times else "mrs"
         config = replace(
             config,
             sde=asdict(IRSDE(**run.sde)),
             objective=run.objective,
             sampler=sampler,
-            steps=run.sample_steps,
+            steps=len(run.sample_times) or run.sample_steps,
+            times=tuple(run.sample_times),
         )
 
     def model() -> checkpoints.Model:

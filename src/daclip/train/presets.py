@@ -159,7 +159,11 @@ class RestorerRun:
         loss: `l1`, `root-l1` or `log-l1`, see train.restorer.LOSSES. The more it is bent, the more a tenth
             less error counts the same in a dark patch and in a slightly blurred one, as it does in PSNR.
         sde: arguments of IRSDE where they are not its defaults, for diffusion.
-        sample_steps: network calls of a validation, for diffusion.
+        perceptual: weight of the distance that the encoder's plain tower sees between restored and clean
+            patch, see train.restorer.perceived. It asks for textures where L1 asks for the mean of all that
+            may be there.
+        sample_steps: network calls of a validation and of the finished model, for diffusion.
+        sample_times: times of these calls instead, from high to low, and the only ones trained on.
         region: side of the degraded square, in pixels.
         patch: side of what the network sees, in pixels.
         late_patch, late_from: side from this share of the steps on; a region then gives fewer patches, so
@@ -183,7 +187,9 @@ class RestorerRun:
     objective: Literal["clean", "published", "noise", "x0"] = "clean"
     loss: Literal["l1", "root-l1", "log-l1"] = "root-l1"
     sde: dict[str, Any] = field(default_factory=dict[str, Any])
+    perceptual: float = 0.0
     sample_steps: int = 8
+    sample_times: list[int] = field(default_factory=list[int])
     region: int = 256
     patch: int = 64
     late_patch: int = 128
@@ -295,7 +301,8 @@ def compact_sde() -> RestorerRun:
         network={**run.network, "name": "drunet-diffusion"},
         start="runs/compact",
         objective="x0",
-        sample_steps=6,
+        perceptual=0.5,
+        sample_times=[100, 20, 10, 5],
         loop=loop,
     )
 
@@ -620,6 +627,7 @@ _MAY_BE_ZERO = frozenset(
         "floor",
         "late_from",
         "mixture_share",
+        "perceptual",
         "seed",
         "told_share",
         "tone_share",

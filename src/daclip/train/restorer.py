@@ -12,6 +12,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from daclip import clip, detect, sampling
 from daclip.detect import ClassTexts
 from daclip.diffusion import IRSDE
+from daclip.errors import UsageError
 from daclip.networks import airnet
 from daclip.networks.airnet import AirNet
 from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes
@@ -96,6 +97,8 @@ class RestorerJob(nn.Module):
         draws = [each for each in generators for _ in range(count)]
         error, restored = OBJECTIVES[self.run.objective](self, mu, x0, context.repeated(count), draws)
         loss = LOSSES[self.run.loss](error).mean()
+        if self.run.perceptual:
+            loss = loss + self.run.perceptual * self._perceived(restored, x0).mean()
         if isinstance(self.network, AirNet):
             (key,) = draw_patches([degraded], side, count=count, generators=generators)
             loss = _guided(self.network, mu, key, loss, airnet.phase(progress))
@@ -104,6 +107,16 @@ class RestorerJob(nn.Module):
         if len(gain := (after - before)[before < _UNTOUCHED]):
             figures["gain"] = gain.mean().item()
         return loss, figures
+
+    def _perceived(
+        self, restored: Float[Tensor, "b 3 h w"], clean: Float[Tensor, "b 3 h w"]
+    ) -> Float[Tensor, "b"]:
+        """`perceived` by the tower of the encoder."""
+        tower = None if self.encoder is None else self.encoder.image_tower
+        if not isinstance(tower, clip.ConvTower):
+            raise UsageError("perceptual needs a convolutional encoder", hint="perceptual=0")
+        seen, wanted = (normalised(each.float(), self.mean, self.std) for each in (restored, clean))
+        return perceived(tower, seen, wanted)
 
     def _told(
         self, context: Context, names: Sequence[tuple[str, ...]], generators: Sequence[torch.Generator]
@@ -140,6 +153,8 @@ class RestorerJob(nn.Module):
         def draw(_: int) -> Tensor:
             return torch.randn(mu.shape, generator=generator).to(mu)
 
+        if times := self.run.sample_times:
+            return sampling.posterior(self.sde, predict, mu, draw, steps=[*times, 0])
         unbias = self.run.objective == "published"
         return sampling.mrs(self.sde, predict, mu, draw, steps=self.run.sample_steps, unbias=unbias)
 
@@ -206,6 +221,32 @@ def _guided(
     """AirNet's loss: its encoder must know two cuts of one photo by their degradation, first of all alone."""
     contrast = F.cross_entropy(*network.contrast(query, key))
     return phase.contrast_weight * contrast + (loss if phase.restores else 0 * loss)
+
+
+def perceived(
+    tower: clip.ConvTower, a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]
+) -> Float[Tensor, "b"]:
+    """The distance of LPIPS (Zhang et al., CVPR 2018, equation 1) in the first maps of a frozen tower.
+
+    At each map both features are made units along the channels; the squares of their difference are summed
+    over the channels, averaged over the places, and averaged over the maps. All channels weigh the same.
+
+    Args:
+        tower: of maps.
+        a: normalised as the tower wants it; gradients reach both.
+        b: likewise.
+    """
+    found: list[Tensor] = []
+    state = torch.cat([a, b])
+    for layer in (tower.stem, *tower.blocks[:_PERCEIVED_BLOCKS]):
+        state = layer(state)
+        first, second = F.normalize(state.float(), dim=1).chunk(2)
+        found.append((first - second).square().sum(1).mean((1, 2)))
+    return torch.stack(found).mean(0)
+
+
+_PERCEIVED_BLOCKS = 4
+"""Of EfficientNet-Lite0: down to an eighth of the resolution; what follows tells things, not textures."""
 
 
 def _scores(mu: Tensor, restored: Tensor, x0: Tensor) -> dict[str, float]:
@@ -280,9 +321,10 @@ def _x0(
 def _diffused(
     job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Times 1..steps, noise, the states they make, and what the network predicts from them."""
-    times = [torch.randint(1, job.sde.steps + 1, (), generator=each) for each in generators]
-    t = torch.stack(times).to(mu.device)
+    """Times, noise, the states they make, and what the network predicts from them."""
+    visited = torch.tensor(job.run.sample_times or range(1, job.sde.steps + 1))
+    chosen = [torch.randint(len(visited), (), generator=each) for each in generators]
+    t = visited[torch.stack(chosen)].to(mu.device)
     noise = torch.stack([torch.randn(mu.shape[1:], generator=each) for each in generators]).to(mu)
     x = job.sde.state(x0, mu, t, noise)
     predicted = job.network(x, mu, t.float(), content=context.content, degradation=context.degradation)
