@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from daclip.errors import UsageError
+from daclip.networks.conditioning import TONES
 from daclip.networks.drunet import DiffusionDRUNet, DRUNet
 from test_nafnet import drawn, shaken
 
@@ -55,6 +56,22 @@ def test_blocks_are_those_of_the_paper() -> None:
     x = nn.functional.conv_transpose2d(x, w["ups.0.weight"], w["ups.0.bias"], stride=2)
     x = conv(block(x + fine, "decoders.0.0"), w["tail.weight"], w["tail.bias"], padding=1)
     torch.testing.assert_close(network(mu), mu + x)
+
+
+def test_the_tone_of_the_photo_is_read_behind_the_content_and_says_nothing_at_the_start() -> None:
+    plain, told = DRUNet(**TOLD), DRUNet(**TOLD, tone=True)
+    shaken(plain)
+    missing = told.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert {name.rsplit(".", 3)[0] for name in missing} == {"conditions.tone"}
+    mu, given = drawn(2, 3, 16, 16), {name: each.detach() for name, each in embeddings(2).items()}
+    tone = torch.rand(2, TONES, generator=torch.Generator().manual_seed(4))
+    with_tone = {**given, "content": torch.cat([given["content"], tone], dim=1)}
+    torch.testing.assert_close(told(mu, **with_tone), plain(mu, **given))
+    shaken(told)
+    brighter = {**given, "content": torch.cat([given["content"], tone + 0.2], dim=1)}
+    assert (told(mu, **with_tone) - told(mu, **brighter)).abs().max() > 1e-3
+    with pytest.raises(UsageError, match="tone follows the content"):
+        DRUNet(**{**TOLD, "content": "none"}, tone=True)
 
 
 def test_a_network_with_factors_multiplies_the_photo_where_it_stands() -> None:

@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from daclip import checkpoints, cli, clip, engine, models
-from daclip.errors import ModelError
+from daclip.errors import ModelError, UsageError
 from daclip.export import export
 from daclip.models import ModelConfig, read_config
+from daclip.networks.conditioning import TONES
+from daclip.restore import Restorer
 from test_models import hub_cache_with
 from toy_training import NETWORK, VIT, toy_encoder, write_encoder
 
@@ -89,6 +91,36 @@ def test_a_one_pass_graph_computes_what_torch_does_at_any_size_and_batch(one_pas
         wanted = torch_engine.predict_clean(mu, content, degradation)
         assert_near(graph.predict_clean(mu, content, degradation), wanted)
         assert np.abs(wanted - mu).max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_restorer_is_told_the_tone_of_the_whole_photo(tmp_path: Path, name: str) -> None:
+    """Every tile is told the same, and a network that reads it answers to it."""
+    drunet = {
+        "name": "drunet",
+        "widths": [8, 8],
+        "encoder_blocks": [1],
+        "decoder_blocks": [1],
+        "middle_blocks": 1,
+    }
+    told = {"context_dim": 24, "degradation": True, "content": "vector", "tone": True}
+    folder = write_model(tmp_path / "model", {**drunet, **told}, dtype="float32")
+    export(folder)
+    restorer, reference = (
+        Restorer(folder, engine=each, precision="fp32", threads=1) for each in (name, "torch")
+    )
+    photo = (random(40, 56, 3) * 100).astype(np.uint8)
+    seen = restorer.encode(photo)
+    assert seen.tone is not None
+    condition = restorer.condition(seen)
+    assert condition.content.shape == (1, 24 + TONES)
+    np.testing.assert_array_equal(condition.content[:, -TONES:], seen.tone)
+    pixels = restorer.restore(photo, task="noisy").pixels.astype(int)
+    assert np.abs(pixels - reference.restore(photo, task="noisy").pixels).max() <= 1
+    brighter = replace(seen, tone=seen.tone + np.float32(0.5))
+    assert np.abs(pixels - restorer.restore(photo, task="noisy", embeddings=brighter).pixels).max() > 1
+    with pytest.raises(UsageError, match="without the tone"):
+        restorer.restore(photo, embeddings=replace(seen, tone=None))
 
 
 @pytest.mark.parametrize("name", ENGINES)

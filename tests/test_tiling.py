@@ -114,6 +114,15 @@ def test_blending_weights_are_positive_and_sum_to_one(arguments):
     np.testing.assert_allclose(total, 1, rtol=0, atol=3e-7)
 
 
+def test_the_tone_of_a_photo_is_its_quantiles_and_mean_by_colour() -> None:
+    ramp = np.linspace(0, 1, 101, dtype=np.float32)
+    views = np.stack([ramp, ramp / 2, np.full_like(ramp, 0.3)], axis=-1).reshape(1, 101, 1, 3)
+    found = tiling.tone(np.concatenate([views, views])).reshape(6, 3)
+    wanted = np.array([0.01, 0.1, 0.5, 0.9, 0.99, 0.5])
+    np.testing.assert_allclose(found, np.stack([wanted, wanted / 2, wanted * 0 + 0.3], axis=-1), atol=0.01)
+    assert tiling.tone(views).shape == (1, 18)
+
+
 def test_tiles_that_disagree_meet_without_a_step():
     tiles = plan(64, 400, memory_bytes=64 * 176, bytes_per_pixel=1, multiple=16, overlap=48)
     canvas = Canvas(tiles, np.dtype(np.uint16))

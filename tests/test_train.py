@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from daclip import checkpoints, cli, clip, models, train
 from daclip.errors import DataError, UsageError
+from daclip.networks.conditioning import TONES
 from daclip.networks.nafnet import NAFNet
 from daclip.train import loop, resume
 from daclip.train.backbone import read_captions, retrieval
@@ -120,7 +121,7 @@ def test_every_preset_survives_json(name: str) -> None:
 
 
 def test_the_compact_networks_have_the_sizes_they_are_described_with() -> None:
-    for name, millions in (("compact", 3.78), ("compact-nafnet", 1.46)):
+    for name, millions in (("compact", 3.87), ("compact-nafnet", 1.46)):
         run = preset(name)
         assert isinstance(run, train.RestorerRun)
         network = checkpoints.build_network(run.network)
@@ -339,19 +340,25 @@ def test_a_diffusion_that_predicts_the_clean_photo_starts_from_a_restorer_of_one
         "decoder_blocks": [1],
         "context_dim": 24,
         "degradation": True,
+        "content": "vector",
     }
     carry_out(restorer_run(photos, encoder, network=drunet, learning_rate=1e-2), tmp_path / "one")
-    diffusion = {"network": {"name": "drunet-diffusion"}, "objective": "x0", "sde": SDE, "sample_steps": 3}
+    network = {"name": "drunet-diffusion", "tone": True}
+    diffusion = {"network": network, "objective": "x0", "sde": SDE, "sample_steps": 3}
     run = restorer_run(photos, encoder, start=str(tmp_path / "one"), **diffusion)
     job, model = train.restorer_parts(run)
     assert (model().config.kind, model().config.objective) == ("diffusion", "x0")
-    assert model().config.network == {**drunet, "name": "drunet-diffusion"}
+    assert model().config.network == {**drunet, **network}
     one_pass, _ = train.restorer_parts(restorer_run(photos, encoder, start=str(tmp_path / "one")))
     assert isinstance(job, RestorerJob)
     assert isinstance(one_pass, RestorerJob)
-    mu, context = torch.rand(2, 3, 16, 16), Context(content=torch.rand(2, 24), degradation=torch.rand(2, 24))
+    generators, regions = batch(2).generators(0), torch.rand(2, 3, 32, 32)
+    context, mu = job.context(regions, generators), torch.rand(2, 3, 16, 16)
+    assert context.content is not None
+    assert context.content.shape == (2, 24 + TONES)
+    without = replace(context, content=context.content[:, :-TONES])
     with torch.no_grad():
-        wanted = one_pass.restored(mu, context)
+        wanted = one_pass.restored(mu, without)
         assert (wanted - mu).abs().max() > 0.01
         torch.testing.assert_close(job.restored(mu, context), wanted, rtol=0, atol=1e-4)
 

@@ -18,10 +18,14 @@ Array = TypeVar("Array")
 
 @dataclass(frozen=True, kw_only=True)
 class Embeddings(Generic[Array]):
-    """What the encoder says of b photos or views, both un-normalised, both of shape b d (numpy or torch)."""
+    """What the encoder says of b photos or views, both un-normalised, both of shape b d (numpy or torch).
+
+    `tone` is how light the photo is, see tiling.tone, where a photo was seen.
+    """
 
     content: Array
     degradation: Array
+    tone: Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

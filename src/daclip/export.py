@@ -23,6 +23,7 @@ from daclip.checkpoints import WEIGHTS, Model
 from daclip.clip import DaClip
 from daclip.errors import ModelError
 from daclip.models import ModelFolder
+from daclip.networks.conditioning import TONES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,12 +119,13 @@ class _Graph:
         """Random inputs: three views, or two photos of odd size with embeddings."""
         generator = torch.Generator().manual_seed(seed)
         side, width = found.encoder_config.view_side, found.texts.embeddings.shape[1]
+        tones = TONES if (found.config.network or {}).get("tone") else 0
         made: dict[str, Tensor] = {
             "views": torch.randn(3, 3, side, side, generator=generator),
             "x": torch.rand(2, 3, 61, 83, generator=generator),
             "mu": torch.rand(2, 3, 61, 83, generator=generator),
             "t": torch.tensor([7.0, 61.5]),
-            "content": torch.randn(2, width, generator=generator),
+            "content": torch.randn(2, width + tones, generator=generator),
             "degradation": torch.randn(2, width, generator=generator),
         }
         return [made[name] for name in self.inputs]

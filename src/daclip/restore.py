@@ -154,7 +154,20 @@ class Restorer:
         photo, side = _photo_of(photo), config.view_side
         seen = tiling.centre_view(photo, side)[None] if views == "centre" else tiling.views(photo, side)
         normalised = (seen - np.array(config.mean, np.float32)) / np.array(config.std, np.float32)
-        return self.engine.encode(np.ascontiguousarray(normalised.transpose(0, 3, 1, 2)))
+        found = self.engine.encode(np.ascontiguousarray(normalised.transpose(0, 3, 1, 2)))
+        return replace(found, tone=tiling.tone(seen))
+
+    def condition(self, seen: PhotoEmbeddings) -> PhotoEmbeddings:
+        """What the network is told of one photo, from the embeddings of its views: one row each.
+
+        Where it is told the tone, that follows the content embedding in its row.
+        """
+        content = _mean(seen.content)
+        if (self.folder.config.network or {}).get("tone"):
+            if seen.tone is None:
+                raise UsageError("embeddings without the tone of the photo", hint="take those of encode()")
+            content = np.concatenate([content, seen.tone], axis=1)
+        return Embeddings(content=content, degradation=_mean(seen.degradation))
 
     def detect(self, photo: Any, *, threshold: float = 0.5, views: View = "many") -> Detection:
         """What is wrong with a photo; kinds of photo as for `restore`."""
@@ -216,11 +229,11 @@ class Restorer:
         together = _together(applied, found)
         if together == 0:
             return _unchanged(photo, run, "strength is 0", found)
-        degradation = _mean(seen.degradation)
+        condition = self.condition(seen)
         # what the photo itself shows of the named damage says more of it than its words do
         if named and set(named) != set(found.found):
-            degradation = detection.of_words(names, texts, length=float(np.linalg.norm(degradation)))
-        condition = Embeddings(content=_mean(seen.content), degradation=degradation)
+            length = float(np.linalg.norm(condition.degradation))
+            condition = replace(condition, degradation=detection.of_words(names, texts, length=length))
         full, notes = self._in_tiles(photo, condition, run, mask=mask, side=side, on_progress=on_progress)
         return Restored(
             photo=photo,
@@ -383,7 +396,7 @@ class Restorer:
         self,
         sde: IRSDE,
         mu: Float32[np.ndarray, "1 3 h w"],
-        content: Float32[np.ndarray, "1 d"],
+        content: Float32[np.ndarray, "1 k"],
         degradation: Float32[np.ndarray, "1 d"],
     ) -> sampling.Predict:
         """What a sampler asks about the degraded planes: the noise in a state at a time (diffusion only)."""

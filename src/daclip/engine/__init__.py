@@ -33,7 +33,7 @@ class Engine(Protocol):
     def predict_clean(
         self,
         mu: Float32[np.ndarray, "b 3 h w"],
-        content: Float32[np.ndarray, "b d"],
+        content: Float32[np.ndarray, "b k"],
         degradation: Float32[np.ndarray, "b d"],
     ) -> Float32[np.ndarray, "b 3 h w"]:
         """The clean photo, by a one-pass restorer."""
@@ -44,7 +44,7 @@ class Engine(Protocol):
         x: Float32[np.ndarray, "b 3 h w"],
         mu: Float32[np.ndarray, "b 3 h w"],
         t: Float32[np.ndarray, "b"],
-        content: Float32[np.ndarray, "b d"],
+        content: Float32[np.ndarray, "b k"],
         degradation: Float32[np.ndarray, "b d"],
     ) -> Float32[np.ndarray, "b 3 h w"]:
         """What a diffusion restorer sees in the state x at time t: the noise, or the clean photo."""

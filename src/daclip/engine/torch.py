@@ -41,7 +41,7 @@ class TorchEngine:
     def predict_clean(
         self,
         mu: Float32[np.ndarray, "b 3 h w"],
-        content: Float32[np.ndarray, "b d"],
+        content: Float32[np.ndarray, "b k"],
         degradation: Float32[np.ndarray, "b d"],
     ) -> Float32[np.ndarray, "b 3 h w"]:
         """The clean photo, by a one-pass restorer."""
@@ -59,7 +59,7 @@ class TorchEngine:
         x: Float32[np.ndarray, "b 3 h w"],
         mu: Float32[np.ndarray, "b 3 h w"],
         t: Float32[np.ndarray, "b"],
-        content: Float32[np.ndarray, "b d"],
+        content: Float32[np.ndarray, "b k"],
         degradation: Float32[np.ndarray, "b d"],
     ) -> Float32[np.ndarray, "b 3 h w"]:
         """What a diffusion restorer sees in the state x at time t: the noise, or the clean photo."""

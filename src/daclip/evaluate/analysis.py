@@ -98,8 +98,11 @@ class Subject:
 
     def embed(self, photo: Photo) -> One:
         """The embeddings of a photo as the restorer uses them."""
-        seen = self.restorer.encode(photo)
-        return Embeddings(content=_one(seen.content), degradation=_one(seen.degradation))
+        return self.restorer.condition(self.restorer.encode(photo))
+
+    def embed_content(self, photo: Photo) -> Float32[np.ndarray, "1 d"]:
+        """The content embedding of a photo, under control."""
+        return _one(self.restorer.encode(photo).content)
 
     def embed_plain(self, photo: Photo) -> Float32[np.ndarray, "n d"]:
         """Embeddings of the photo's views by the frozen tower without control, un-normalised."""
@@ -235,8 +238,9 @@ def _contexts_of(
     if _has_weights(subject):
         plain = _one(subject.embed_plain(photo))
         of_clean = _one(subject.embed_plain(image.from_array(clean)))
-        found["plain content"] = replace(own, content=plain)
-        found["content of the clean photo"] = replace(own, content=of_clean)
+        tone = own.content[:, plain.shape[1] :]  # what some networks are told besides, see Restorer.condition
+        found["plain content"] = replace(own, content=np.concatenate([plain, tone], axis=1))
+        found["content of the clean photo"] = replace(own, content=np.concatenate([of_clean, tone], axis=1))
     return found
 
 
@@ -392,7 +396,7 @@ def retrieval(subject: Subject) -> Study:
         hits: dict[str, list[tuple[bool, bool]]] = {"controlled": [], "plain": []}
         for position, (path, _) in enumerate(photos[: subject.limit]):
             photo = _degraded(path, name, subject)
-            both = {"controlled": subject.embed(photo).content, "plain": _one(subject.embed_plain(photo))}
+            both = {"controlled": subject.embed_content(photo), "plain": _one(subject.embed_plain(photo))}
             for kind, vector in both.items():
                 ranked = owner[np.argsort(-(detect.unit(vector) @ gallery.T)[0])]
                 hits[kind].append((bool(ranked[0] == position), bool((ranked[:10] == position).any())))
@@ -495,7 +499,7 @@ def severities(subject: Subject) -> Study:
                 key = case.files[0].name
                 if key not in clean_content:
                     clean_content[key] = detect.unit(_one(subject.embed_plain(image.from_array(clean))))
-                own = {"controlled": subject.embed(photo).content, "plain": _one(subject.embed_plain(photo))}
+                own = {"controlled": subject.embed_content(photo), "plain": _one(subject.embed_plain(photo))}
                 for kind, vector in own.items():
                     cosines[kind].append(float((detect.unit(vector) * clean_content[key]).sum()))
             subject.on_progress("severities", case.name)

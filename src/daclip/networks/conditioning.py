@@ -21,9 +21,12 @@ class Conditions(nn.Module):
         size: of the vector, when there is one.
         degradation: use the degradation embedding, through the learned prompt.
         content: use the content embedding, see Content.
+        tone: the content embedding is followed by the tone of the photo, see ToneVector.
     """
 
-    def __init__(self, context_dim: int | None, size: int, *, degradation: bool, content: Content) -> None:
+    def __init__(
+        self, context_dim: int | None, size: int, *, degradation: bool, content: Content, tone: bool = False
+    ) -> None:
         super().__init__()
         used = degradation or content == "vector"
         if used and context_dim is None:
@@ -31,12 +34,20 @@ class Conditions(nn.Module):
         self.size = size if used else 0
         self.prompt = DegradationPrompt(context_dim, size) if degradation and context_dim else None
         self.content = ContentVector(context_dim, size) if content == "vector" and context_dim else None
+        if tone and self.content is None:
+            raise UsageError("the tone follows the content embedding", hint='content="vector"')
+        self.tone = ToneVector(size) if tone else None
 
     def forward(
-        self, content: Float[Tensor, "b d"] | None, degradation: Float[Tensor, "b d"] | None
+        self, content: Float[Tensor, "b k"] | None, degradation: Float[Tensor, "b d"] | None
     ) -> Float[Tensor, "b e"] | None:
         """The vector of un-normalised embeddings; None when no embedding that is used was given."""
-        return conditioning_vector(self.prompt, degradation, self.content, content)
+        if self.tone is None or content is None:
+            return conditioning_vector(self.prompt, degradation, self.content, content)
+        content, tone = content[:, :-TONES], content[:, -TONES:]
+        vector = conditioning_vector(self.prompt, degradation, self.content, content)
+        assert vector is not None, "a network told the tone is told the content"
+        return vector + self.tone(tone)
 
 
 class Modulation(nn.Module):
@@ -124,6 +135,33 @@ class ContentVector(nn.Module):
     def forward(self, content: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
         """The conditioning vector of content embeddings."""
         return self.out(F.silu(self.hidden(unit(content))))
+
+
+TONES = 18
+"""Numbers in the tone of a photo, tiling.tone: five quantiles and the mean of three colours."""
+
+
+class ToneVector(nn.Module):
+    """How light the whole photo is as a conditioning vector; starts at zero.
+
+    Read as it is and as logarithm: darkness and haze are factors.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(2 * TONES, size), nn.SiLU(), nn.Linear(size, size), nn.SiLU(), nn.Linear(size, size)
+        )
+        for weight in self.layers[-1].parameters():
+            nn.init.zeros_(weight)
+
+    def forward(self, tone: Float[Tensor, "b n"]) -> Float[Tensor, "b e"]:
+        """The conditioning vector of tones in [0, 1]."""
+        with torch.autocast(tone.device.type, enabled=False):
+            light = tone.float().clamp(0, 1)
+            # both about 0 in the mean and 1 in the spread over photos
+            read = torch.cat([4 * light - 2, 0.8 * (light + 0.01).log() + 1.2], dim=1)
+            return self.layers(read)
 
 
 def unit(embedding: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:

@@ -66,6 +66,7 @@ class DRUNet(nn.Module):
         context_dim: width of the DA-CLIP embeddings; None for the plain network.
         degradation: modulate every block by the degradation prompt.
         content: how the content embedding is used, see conditioning.Content.
+        tone: the content embedding is followed by the tone of the whole photo, see conditioning.ToneVector.
         shuffle: pixel-unshuffle factor of the stem; 2 works at half resolution.
         factors: the network gives a factor beside the term for each value of the photo: mu (1 + factor) +
             term. Haze and darkness are undone by factors, which rectifiers can only piece together.
@@ -84,13 +85,16 @@ class DRUNet(nn.Module):
         context_dim: int | None = None,
         degradation: bool = False,
         content: Content = "none",
+        tone: bool = False,
         shuffle: int = 1,
         factors: bool = False,
     ) -> None:
         super().__init__()
         self.shuffle, self.factors = shuffle, factors
         self.multiple = shuffle * 2 ** len(encoder_blocks)
-        self.conditions = Conditions(context_dim, 4 * widths[0], degradation=degradation, content=content)
+        self.conditions = Conditions(
+            context_dim, 4 * widths[0], degradation=degradation, content=content, tone=tone
+        )
         size, planes = 4 * widths[0] if self.is_timed else self.conditions.size, 3 * shuffle**2
         finer = list(pairwise(widths))
         self.head = nn.Conv2d(planes, widths[0], 3, padding=1)
@@ -110,7 +114,7 @@ class DRUNet(nn.Module):
     def forward(
         self,
         mu: Float[Tensor, "b 3 h w"],
-        content: Float[Tensor, "b d"] | None = None,
+        content: Float[Tensor, "b k"] | None = None,
         degradation: Float[Tensor, "b d"] | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         """The clean photo, unclamped. Embeddings un-normalised. Any size: padded, then cropped."""
@@ -173,7 +177,7 @@ class DiffusionDRUNet(DRUNet):
         x: Float[Tensor, "b 3 h w"],
         mu: Float[Tensor, "b 3 h w"],
         t: Float[Tensor, "b"],
-        content: Float[Tensor, "b d"] | None = None,
+        content: Float[Tensor, "b k"] | None = None,
         degradation: Float[Tensor, "b d"] | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         """The clean photo, unclamped, seen from the state x of the degraded photo mu at time t."""

@@ -250,8 +250,10 @@ def _network(run: RestorerRun) -> tuple[RestorerRun, nn.Module]:
     if found.config.network is None or network is None:
         raise DataError(f"{run.start}: holds no restorer", hint="start=compact, or a folder with one")
     description = found.config.network
-    if run.network["name"] == "drunet-diffusion" and description["name"] == "drunet":
-        weights, description = network.state_dict(), {**description, "name": "drunet-diffusion"}
+    if description["name"] == "drunet" and run.network["name"] in ("drunet", "drunet-diffusion"):
+        # what the preset's network has more than this one starts at zero
+        more = {key: run.network[key] for key in ("name", "tone") if key in run.network}
+        weights, description = network.state_dict(), {**description, **more}
         network = checkpoints.build_network(description)
         network.load_state_dict({**network.state_dict(), **weights})
     return replace(run, network=description), network.requires_grad_(True).train()

@@ -239,7 +239,7 @@ def controller_compact() -> ControllerRun:
 
 
 def compact() -> RestorerRun:
-    """The bundled one-pass restorer: DRUNet + DA-CLIP with a stem at half resolution, 3.78 M parameters."""
+    """The bundled one-pass restorer: DRUNet + DA-CLIP with a stem at half resolution, 3.87 M parameters."""
     network = {
         "name": "drunet",
         "widths": [48, 96, 160],
@@ -249,6 +249,7 @@ def compact() -> RestorerRun:
         "context_dim": 256,
         "degradation": True,
         "content": "vector",
+        "tone": True,
         "shuffle": 2,
         "factors": True,
     }

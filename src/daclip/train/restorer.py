@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from daclip import clip, detect, sampling
+from daclip import clip, detect, sampling, tiling
 from daclip.detect import ClassTexts
 from daclip.diffusion import IRSDE
 from daclip.errors import UsageError
@@ -75,12 +76,17 @@ class RestorerJob(nn.Module):
 
     @torch.no_grad()
     def context(self, regions: Float[Tensor, "b 3 h w"], generators: Sequence[torch.Generator]) -> Context:
-        """Content and degradation embedding of one view of each region."""
+        """Content and degradation embedding of one view of each region, and the tone of all of it."""
         if self.encoder is None:
             return Context(content=None, degradation=None)
         (views,) = draw_views([regions], self.run.view, generators)
         found = self.encoder.encode(normalised(views, self.mean, self.std))
-        return Context(content=found.content.float(), degradation=found.degradation.float())
+        content = found.content.float()
+        if self.run.network.get("tone"):
+            pixels = regions[:, :, ::2, ::2].permute(0, 2, 3, 1).cpu().numpy()
+            tones = np.concatenate([tiling.tone(each[None]) for each in pixels])
+            content = torch.cat([content, torch.from_numpy(tones).to(content)], dim=1)
+        return Context(content=content, degradation=found.degradation.float())
 
     def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, float]]:
         """The loss of patches cut from the regions of a batch, and figures for the log.
