@@ -153,7 +153,7 @@ class RestorerRun:
             finished model, a bundled name or hub id stays a name in it.
         network: name and constructor arguments of the network.
         start: model whose restorer is trained on, its form in the place of `network`; empty: random weights.
-            A diffusion by DRUNet also starts from the DRUNet of one pass.
+            A diffusion by DRUNet also starts from the DRUNet of one pass, one with `tone` from one without.
         objective: `clean` is one pass; `published`, `noise` and `x0` train a diffusion network, see
             train.restorer.OBJECTIVES.
         loss: `l1`, `root-l1` or `log-l1`, see train.restorer.LOSSES. The more it is bent, the more a tenth
