@@ -1,5 +1,7 @@
 """From embeddings to what is wrong with a photo."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -67,6 +69,19 @@ def test_views_are_averaged_as_probabilities() -> None:
 def test_a_mixture_is_found_with_the_likeliest_part_first() -> None:
     assert detect(views([0.6, 0.8, 0.0]), SIGMOID).found == ("noisy", "hazy")
     assert detect(views([0.8, 0.6, 0.0]), SIGMOID).found == ("hazy", "noisy")
+
+
+def test_beside_a_word_that_is_sure_a_tossed_coin_is_doubtful() -> None:
+    def tossed(noisy: float) -> Detection:
+        # a third word that is far from all, so that the row has length 1
+        rest, texts = (1 - 0.51**2 - noisy**2) ** 0.5, np.diag([1.0, 1.0, -1.0]).astype(np.float32)
+        return detect(views([0.51, noisy, rest]), replace(SIGMOID, embeddings=texts))
+
+    sure, unsure = tossed(0.6), tossed(0.56)
+    assert sure.probability("hazy") == pytest.approx(0.55, abs=0.01)
+    assert (sure.found, sure.doubtful) == (("noisy",), ("hazy",))
+    assert unsure.probability("noisy") == pytest.approx(0.77, abs=0.01)
+    assert (unsure.found, unsure.doubtful) == (("noisy", "hazy"), ())
 
 
 def test_a_clean_photo_has_nothing_wrong_with_it() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from daclip import image, models
-from daclip.detect import Embeddings
+from daclip.detect import Embeddings, detect, of_words
 from daclip.errors import ModelError, PhotoError, UsageError
 from daclip.restore import Restored, Restorer, default_memory, parse_bytes
 from toy_model import TEXTS, mended, write_toy_model
@@ -211,6 +211,30 @@ def test_raising_in_progress_cancels(restorer: Restorer) -> None:
 
     with pytest.raises(Cancelled):
         restorer.restore(dark(), on_progress=cancel)
+
+
+def test_a_doubtful_word_is_not_treated_and_the_network_told_the_others(
+    restorer: Restorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[np.ndarray] = []
+    predict = restorer.engine.predict_clean
+
+    def watched(mu: np.ndarray, content: np.ndarray, degradation: np.ndarray) -> np.ndarray:
+        told.append(degradation)
+        return predict(mu, content, degradation)
+
+    monkeypatch.setattr(restorer.engine, "predict_clean", watched)
+    photo, seen = dark(), restorer.encode(dark())
+    found = detect(seen.degradation, restorer.folder.texts)
+    restorer.restore(photo, embeddings=seen)
+    monkeypatch.setattr("daclip.detect.detect", lambda *_: replace(found, doubtful=("noisy",)))
+    done = restorer.restore(photo, embeddings=seen)
+    assert list(done.applied) == list(found.found)
+    own, words = told
+    np.testing.assert_array_equal(own, restorer.condition(seen).degradation)
+    length = float(np.linalg.norm(own))
+    np.testing.assert_array_equal(words, of_words(found.found, restorer.folder.texts, length=length))
+    assert np.abs(own - words).max() > 0.01
 
 
 def test_embeddings_can_be_given_and_then_nothing_is_encoded(restorer: Restorer) -> None:

@@ -45,11 +45,15 @@ class ClassTexts:
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """Probability of each word a model knows, and which of them are to be treated (none: leave it alone)."""
+    """Probability of each word a model knows, and which of them are to be treated (none: leave it alone).
+
+    `doubtful` are those that reach the threshold and are not treated, see `detect`.
+    """
 
     names: tuple[str, ...]
     probabilities: Float[np.ndarray, "k"]
     found: tuple[str, ...]
+    doubtful: tuple[str, ...] = ()
 
     @property
     def is_clean(self) -> bool:
@@ -91,7 +95,8 @@ def detect(degradation: Float[np.ndarray, "n d"], texts: ClassTexts, *, threshol
 
     Probabilities are averaged over the views. A degradation is found when its probability reaches the
     threshold and exceeds that of "clean"; where none reaches it and the model has no word for clean, the most
-    likely one counts.
+    likely one counts. Beside a word that is sure, one little better than a coin's toss is doubtful and not
+    found: noise in a photo that is dark by nature is no reason to make it twice as bright.
     """
     mean = probabilities(degradation, texts).mean(axis=0)
     by_name = dict(zip(texts.names, mean.tolist(), strict=True))
@@ -100,7 +105,13 @@ def detect(degradation: Float[np.ndarray, "n d"], texts: ClassTexts, *, threshol
     if not found and CLEAN not in by_name:
         found = [max(by_name, key=by_name.__getitem__)]
     found.sort(key=lambda name: -by_name[name])
-    return Detection(names=texts.names, probabilities=mean, found=tuple(found))
+    is_sure = bool(found) and by_name[found[0]] >= _SURE
+    doubtful = [name for name in found if is_sure and by_name[name] < _DOUBTFUL]
+    treated = [name for name in found if name not in doubtful]
+    return Detection(names=texts.names, probabilities=mean, found=tuple(treated), doubtful=tuple(doubtful))
+
+
+_SURE, _DOUBTFUL = 0.8, 0.6
 
 
 AnyEmbeddings = Embeddings[Any]

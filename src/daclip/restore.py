@@ -230,8 +230,8 @@ class Restorer:
         if together == 0:
             return _unchanged(photo, run, "strength is 0", found)
         condition = self.condition(seen)
-        # what the photo itself shows of the named damage says more of it than its words do
-        if named and set(named) != set(found.found):
+        # what the photo itself shows of its damage says more than words do, where it shows that and no other
+        if set(names) != {*found.found, *found.doubtful}:
             length = float(np.linalg.norm(condition.degradation))
             condition = replace(condition, degradation=detection.of_words(names, texts, length=length))
         full, notes = self._in_tiles(photo, condition, run, mask=mask, side=side, on_progress=on_progress)
