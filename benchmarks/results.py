@@ -22,10 +22,6 @@ TABLES = {
     "CBSD68, sigma 50, stored as 8 bits": "--photos {data}/tests/cbsd68 --only noisy --settings paper",
     "LIVE1, JPEG quality 10": "--photos {data}/tests/live1 --only jpeg-compressed --settings paper",
     "Clean photos in": "--photos {data}/tests/cbsd68 --only clean",
-    "Faithful and realistic: `compact` and `compact-sde`": (
-        "--model compact --model compact-sde --photos {data}/tests/cbsd68 --severity 0.7 --limit 16"
-        " --metrics psnr,ssim,lpips --metric-weights {data}/weights"
-    ),
 }
 
 INTRODUCTION = """# Results
