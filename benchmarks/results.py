@@ -22,6 +22,14 @@ TABLES = {
     "CBSD68, sigma 50, stored as 8 bits": "--photos {data}/tests/cbsd68 --only noisy --settings paper",
     "LIVE1, JPEG quality 10": "--photos {data}/tests/live1 --only jpeg-compressed --settings paper",
     "Clean photos in": "--photos {data}/tests/cbsd68 --only clean",
+    "Faithful and realistic: `compact` and `compact-sde`": (
+        "--model compact --model compact-sde --photos {data}/tests/cbsd68 --severity 0.7 --limit 16"
+        " --metrics psnr,ssim,lpips --metric-weights {data}/weights"
+    ),
+    "Faithful and realistic on pairs of others": (
+        "--model compact --model compact-sde --data {data}/pairs --limit 12"
+        " --metrics psnr,ssim,lpips --metric-weights {data}/weights"
+    ),
 }
 
 INTRODUCTION = """# Results
@@ -46,8 +54,10 @@ def main(data: str) -> None:
         table = printed(*daclip, *shlex.split(asked), "--format", "markdown", "--workers", "2", "-q")
         command = f"`daclip evaluate {asked}`"
         print(f"## {title}\n\n{command}\n\n{table.removesuffix(command).strip()}\n", flush=True)
-    speed = printed(sys.executable, str(Path(__file__).with_name("restore.py")))
-    print(f"## Speed and memory of `daclip restore`\n\n`python benchmarks/restore.py`\n\n{speed}")
+    print("## Speed and memory of `daclip restore`")
+    for arguments in ("", " --model compact-sde"):
+        speed = printed(sys.executable, str(Path(__file__).with_name("restore.py")), *arguments.split())
+        print(f"\n`python benchmarks/restore.py{arguments}`\n\n{speed}", flush=True)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,16 @@ pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 ENGINES = ["onnx", "openvino"]
 UNET = {"name": "unet", "width": 32, "multipliers": [1, 2], "context_dim": 24}
+DRUNET: dict[str, Any] = {
+    "name": "drunet",
+    "widths": [8, 8],
+    "encoder_blocks": [1],
+    "decoder_blocks": [1],
+    "middle_blocks": 1,
+    "context_dim": 24,
+    "degradation": True,
+    "content": "vector",
+}
 DIFFUSION: dict[str, Any] = {"kind": "diffusion", "sde": {}, "objective": "noise", "sampler": "posterior"}
 
 
@@ -38,6 +48,7 @@ def shaken(network: torch.nn.Module) -> torch.nn.Module:
 
 def write_model(folder: Path, network: dict[str, Any], **settings: Any) -> Path:
     """A restorer with random weights that carries the toy encoder."""
+    torch.manual_seed(0)
     encoder = read_config(write_encoder(folder.parent / "eyes"))
     values: dict[str, Any] = {
         "kind": "one-pass",
@@ -96,15 +107,7 @@ def test_a_one_pass_graph_computes_what_torch_does_at_any_size_and_batch(one_pas
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_restorer_is_told_the_tone_of_the_whole_photo(tmp_path: Path, name: str) -> None:
     """Every tile is told the same, and a network that reads it answers to it."""
-    drunet = {
-        "name": "drunet",
-        "widths": [8, 8],
-        "encoder_blocks": [1],
-        "decoder_blocks": [1],
-        "middle_blocks": 1,
-    }
-    told = {"context_dim": 24, "degradation": True, "content": "vector", "tone": True}
-    folder = write_model(tmp_path / "model", {**drunet, **told}, dtype="float32")
+    folder = write_model(tmp_path / "model", {**DRUNET, "tone": True}, dtype="float32")
     export(folder)
     restorer, reference = (
         Restorer(folder, engine=each, precision="fp32", threads=1) for each in (name, "torch")
@@ -117,8 +120,12 @@ def test_a_restorer_is_told_the_tone_of_the_whole_photo(tmp_path: Path, name: st
     np.testing.assert_array_equal(condition.content[:, -TONES:], seen.tone)
     pixels = restorer.restore(photo, task="noisy").pixels.astype(int)
     assert np.abs(pixels - reference.restore(photo, task="noisy").pixels).max() <= 1
-    brighter = replace(seen, tone=seen.tone + np.float32(0.5))
-    assert np.abs(pixels - restorer.restore(photo, task="noisy", embeddings=brighter).pixels).max() > 1
+    brighter = restorer.condition(replace(seen, tone=seen.tone + 1))
+    mu = random(1, 3, 20, 20)
+    answers = [
+        restorer.engine.predict_clean(mu, told.content, told.degradation) for told in (condition, brighter)
+    ]
+    assert np.abs(answers[0] - answers[1]).max() > 1e-3
     with pytest.raises(UsageError, match="without the tone"):
         restorer.restore(photo, embeddings=replace(seen, tone=None))
 
@@ -199,6 +206,34 @@ def test_a_copy_carries_its_encoder_and_its_card(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.encode(views).content, second.encode(views).content)
     mu, told = random(1, 3, 20, 20), random(1, 24)
     np.testing.assert_array_equal(first.predict_clean(mu, told, told), second.predict_clean(mu, told, told))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_diffusion_that_goes_on_from_another_model(tmp_path: Path, name: str) -> None:
+    """Its states surround what the initial model makes of the photo, in place and exported elsewhere."""
+    first = write_model(tmp_path / "first", NETWORK, dtype="float32")
+    settings = {**DIFFUSION, "objective": "x0", "initial": "first", "steps": 3}
+    refiner = {**DRUNET, "name": "drunet-diffusion"}
+    second = write_model(tmp_path / "second", refiner, dtype="float32", **settings)
+    with pytest.raises(ModelError, match=r"first/restorer\.onnx: not there; `daclip export .*first` first"):
+        export(second)
+    export(first)
+    export(second)
+    alone = export(second, tmp_path / "elsewhere" / "alone").folder
+    assert models.find(alone).initial == tmp_path / "elsewhere" / "first"
+    photo = (random(40, 56, 3) * 255).astype(np.uint8)
+    restorers = [
+        Restorer(folder, engine=each, precision="fp32", threads=1)
+        for folder, each in ((second, name), (alone, name), (second, "torch"), (first, "torch"))
+    ]
+    one, elsewhere, reference, initial = restorers
+    pixels = one.restore(photo, task="noisy").pixels
+    np.testing.assert_array_equal(pixels, elsewhere.restore(photo, task="noisy").pixels)
+    assert np.abs(pixels - reference.restore(photo, task="noisy").pixels.astype(int)).max() <= 1
+    mu, told = random(1, 3, 20, 20), one.condition(one.encode(photo))
+    wanted = initial.engine.predict_clean(mu, told.content, told.degradation).clip(0, 1)
+    assert_near(one.begun(mu, told), wanted)
+    assert np.abs(wanted - mu).max() > 1e-2
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -89,6 +89,24 @@ def test_an_encoder_named_in_the_description_is_the_folder_beside_it(tmp_path: P
     assert found.texts.names == TEXTS.names
 
 
+def test_an_initial_named_in_the_description_is_the_folder_beside_it(tmp_path: Path) -> None:
+    first = write_toy_model(tmp_path / "first")
+    second = write_toy_model(tmp_path / "second", "diffusion", initial="first")
+    found = models.find(second)
+    assert found.initial == first
+    assert found.graphs["initial"] == first / "restorer.onnx"
+    assert models.find(first).initial is None
+
+
+@pytest.mark.parametrize(("kind", "initial"), [("diffusion", "other"), ("one-pass", "first")])
+def test_only_a_diffusion_goes_on_and_only_from_one_pass(tmp_path: Path, kind: str, initial: str) -> None:
+    write_toy_model(tmp_path / "first")
+    write_toy_model(tmp_path / "other", "diffusion", initial="second")
+    second = write_toy_model(tmp_path / "second", kind, initial=initial)
+    with pytest.raises(ModelError, match=f'initial "{initial}" is for a diffusion, and of one pass'):
+        models.find(second)
+
+
 @pytest.mark.parametrize("name", ["../eye", "/etc", "a/b/c", ".."])
 def test_a_description_cannot_reach_outside_its_surroundings(tmp_path: Path, name: str) -> None:
     write_toy_model(tmp_path / "eye", "encoder")

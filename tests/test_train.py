@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from daclip import checkpoints, cli, clip, models, train
+from daclip import checkpoints, cli, models, train
 from daclip.errors import DataError, UsageError
 from daclip.networks.conditioning import TONES
 from daclip.networks.nafnet import NAFNet
@@ -34,7 +34,7 @@ from daclip.train.contrast import attainable_floor, contrastive
 from daclip.train.controller import WORDS, ControllerJob
 from daclip.train.optim import Lion, cosine, weight_groups
 from daclip.train.presets import KINDS, PRESETS, preset, read_run
-from daclip.train.restorer import OBJECTIVES, Context, RestorerJob, perceived, psnr
+from daclip.train.restorer import OBJECTIVES, Context, RestorerJob, psnr
 from daclip.vocabulary import CLEAN
 from test_models import hub_cache_with
 from toy_training import NETWORK, controller_run, restorer_run, toy_encoder, write_encoder, write_photos
@@ -328,44 +328,109 @@ def test_a_diffusion_run_leaves_a_model_that_samples(
     assert models.read_config(tmp_path / "best").sde == config.sde
 
 
-def test_a_diffusion_that_predicts_the_clean_photo_starts_from_a_restorer_of_one_pass(
+DRUNET: dict[str, Any] = {
+    "name": "drunet",
+    "widths": [8, 8],
+    "encoder_blocks": [1],
+    "middle_blocks": 1,
+    "decoder_blocks": [1],
+    "context_dim": 24,
+    "degradation": True,
+    "content": "vector",
+}
+
+
+def test_a_restorer_that_is_told_the_tone_starts_from_one_that_is_not(
     photos: Path, encoder: Path, tmp_path: Path
 ) -> None:
-    """At any number of calls the untrained one gives the photo that the one pass gives."""
-    drunet: dict[str, Any] = {
-        "name": "drunet",
-        "widths": [8, 8],
-        "encoder_blocks": [1],
-        "middle_blocks": 1,
-        "decoder_blocks": [1],
-        "context_dim": 24,
-        "degradation": True,
-        "content": "vector",
-    }
-    carry_out(restorer_run(photos, encoder, network=drunet, learning_rate=1e-2), tmp_path / "one")
-    network = {"name": "drunet-diffusion", "tone": True}
-    diffusion = {"network": network, "objective": "x0", "sde": SDE, "sample_steps": 3}
-    run = restorer_run(photos, encoder, start=str(tmp_path / "one"), **diffusion)
-    job, model = train.restorer_parts(run)
-    assert (model().config.kind, model().config.objective) == ("diffusion", "x0")
-    assert model().config.network == {**drunet, **network}
-    one_pass, _ = train.restorer_parts(restorer_run(photos, encoder, start=str(tmp_path / "one")))
+    carry_out(restorer_run(photos, encoder, network=DRUNET, learning_rate=1e-2), tmp_path / "one")
+    start = {"start": str(tmp_path / "one")}
+    job, model = train.restorer_parts(
+        restorer_run(photos, encoder, network={**DRUNET, "tone": True}, **start)
+    )
+    assert model().config.network == {**DRUNET, "tone": True}
+    without, _ = train.restorer_parts(restorer_run(photos, encoder, network=DRUNET, **start))
     assert isinstance(job, RestorerJob)
-    assert isinstance(one_pass, RestorerJob)
-    generators, regions = batch(2).generators(0), torch.rand(2, 3, 32, 32)
-    context, mu = job.context(regions, generators), torch.rand(2, 3, 16, 16)
+    assert isinstance(without, RestorerJob)
+    regions, mu = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 16, 16)
+    context = job.context(regions, batch(2).generators(0))
     assert context.content is not None
     assert context.content.shape == (2, 24 + TONES)
-    without = replace(context, content=context.content[:, :-TONES])
     with torch.no_grad():
-        wanted = one_pass.restored(mu, without)
+        wanted = without.restored(mu, without.context(regions, batch(2).generators(0)))
         assert (wanted - mu).abs().max() > 0.01
         torch.testing.assert_close(job.restored(mu, context), wanted, rtol=0, atol=1e-4)
 
 
-def test_a_diffusion_learns_and_visits_the_times_it_is_given(
-    photos: Path, encoder: Path, tmp_path: Path
+def test_a_diffusion_goes_on_from_a_restorer_of_one_pass(photos: Path, encoder: Path, tmp_path: Path) -> None:
+    """Untrained it gives the initial photo at any number of calls; trained it stands alone."""
+    carry_out(restorer_run(photos, encoder, network=DRUNET, learning_rate=1e-2), tmp_path / "one")
+    network = {**DRUNET, "name": "drunet-diffusion"}
+    diffusion = {"network": network, "objective": "x0", "sde": SDE, "sample_steps": 3, "detail": 8}
+    run = restorer_run(photos, encoder, initial=str(tmp_path / "one"), **diffusion)
+    job, _ = train.restorer_parts(run)
+    one_pass, _ = train.restorer_parts(restorer_run(photos, encoder, start=str(tmp_path / "one")))
+    assert isinstance(job, RestorerJob)
+    assert isinstance(one_pass, RestorerJob)
+    context, mu = job.context(torch.rand(2, 3, 32, 32), batch(2).generators(0)), torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        wanted = one_pass.restored(mu, context).clamp(0, 1)
+        assert (wanted - mu).abs().max() > 0.01
+        torch.testing.assert_close(job.restored(mu, context), wanted, rtol=0, atol=1e-4)
+    loss, _ = job(batch(4), 0.0)
+    loss.backward()
+    assert not any(name.startswith("initial") for name, each in job.named_parameters() if each.requires_grad)
+    carry_out(run, tmp_path / "two")
+    shutil.rmtree(tmp_path / "one")
+    for folder in (tmp_path / "two" / "model", tmp_path / "two" / "best"):
+        found = models.find(folder)
+        assert found.initial == tmp_path / "two" / "initial"
+        assert models.read_config(found.initial).network == DRUNET
+
+
+@pytest.mark.parametrize(
+    ("initial", "changes", "words"),
+    [
+        ("eyes", {}, "not a restorer of one pass"),
+        ("one", {"tone": True}, "has tone None, the network True"),
+    ],
+)
+def test_an_initial_that_does_not_fit_is_refused(
+    photos: Path, encoder: Path, tmp_path: Path, initial: str, changes: dict[str, Any], words: str
 ) -> None:
+    if initial == "one":
+        carry_out(restorer_run(photos, encoder, network=DRUNET), tmp_path / "one")
+    name = str(encoder if initial == "eyes" else tmp_path / "one")
+    network = {**DRUNET, "name": "drunet-diffusion", **changes}
+    run = restorer_run(photos, encoder, initial=name, network=network, objective="x0", sde=SDE)
+    with pytest.raises(DataError, match=words):
+        train.restorer_parts(run)
+
+
+def test_a_network_of_details_is_not_asked_for_what_is_coarse(photos: Path, encoder: Path) -> None:
+    """Photos that are evenly too dark have no fine error; with grain they have that of the grain alone."""
+
+    class Nothing(nn.Module):
+        def forward(self, x: Tensor, mu: Tensor, t: Tensor, **_: Tensor) -> Tensor:
+            return mu + 0 * x
+
+    clean = torch.full((4, 32, 32, 3), 128, dtype=torch.uint8)
+    grain = torch.tensor([[10, -10], [-10, 10]]).tile(16, 16)[None, :, :, None]
+    found: dict[tuple[int, bool], float] = {}
+    for detail in (0, 8):
+        run = restorer_run(photos, encoder, objective="x0", sde=SDE, network=UNET, detail=detail)
+        job = RestorerJob(run, None, Nothing())
+        for is_grainy in (False, True):
+            degraded = (clean - 20 + grain * is_grainy).to(torch.uint8)
+            _, figures = job(replace(batch(4), degraded=degraded, clean=clean), 0.0)
+            found[detail, is_grainy] = 255 * figures["error"]
+    wanted = {(0, False): 20, (0, True): 20, (8, False): 0, (8, True): 10}
+    assert found == pytest.approx(wanted, abs=1e-3)
+    with pytest.raises(UsageError, match="patch=16 is no multiple of detail=12"):
+        restorer_run(photos, encoder, patch=16, detail=12)
+
+
+def test_a_diffusion_visits_the_times_it_is_given(photos: Path, encoder: Path, tmp_path: Path) -> None:
     seen: list[list[float]] = []
 
     class Watched(nn.Module):
@@ -375,51 +440,11 @@ def test_a_diffusion_learns_and_visits_the_times_it_is_given(
 
     run = restorer_run(photos, encoder, objective="x0", sde=SDE, network=UNET, sample_times=[100, 20, 5])
     job = RestorerJob(run, None, Watched())
-    mu, nothing = torch.rand(64, 3, 4, 4), Context(content=None, degradation=None)
-    OBJECTIVES["x0"](job, mu, mu, nothing, batch(64).generators(0))
-    assert set(seen.pop()) == {100, 20, 5}
-    job.restored(mu, nothing)
-    assert seen == [[time] * 64 for time in (100.0, 20.0, 5.0)]
+    job.restored(torch.rand(1, 3, 4, 4), Context(content=None, degradation=None))
+    assert seen == [[100.0], [20.0], [5.0]]
     _, model = train.restorer_parts(run)
     config = model().config
     assert (config.sampler, config.steps, config.times) == ("posterior", 3, (100, 20, 5))
-
-
-def test_perceived_is_the_distance_of_lpips_with_equal_weights() -> None:
-    """By hand: the mean over maps and places of the squared distance of unit vectors."""
-    torch.manual_seed(0)
-    stem, block = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 2, stride=2)
-    tower = clip.ConvTower(stem, [block], head=nn.Identity(), channels=[6])
-    a, b = torch.rand(2, 3, 8, 8, requires_grad=True), torch.rand(2, 3, 8, 8)
-    distance = perceived(tower, a, b)
-    wanted = torch.zeros(2)
-    with torch.no_grad():
-        for see in (stem, nn.Sequential(stem, block)):
-            first, second = (maps / maps.norm(dim=1, keepdim=True) for maps in (see(a), see(b)))
-            wanted += (first - second).norm(dim=1).square().mean((1, 2)) / 2
-    torch.testing.assert_close(distance, wanted)
-    torch.testing.assert_close(perceived(tower, b, b), torch.zeros(2))
-    distance.sum().backward()
-    assert a.grad is not None
-    assert a.grad.abs().max() > 0
-
-
-def test_perceptual_moves_the_loss_and_needs_a_convolutional_encoder(photos: Path, encoder: Path) -> None:
-    class Darker(nn.Module):
-        def forward(self, mu: Tensor, *_: Tensor) -> Tensor:
-            return mu / 2
-
-    seen: dict[float, tuple[Tensor, dict[str, float]]] = {}
-    for weight in (0.0, 2.0):
-        run = restorer_run(photos, encoder, perceptual=weight)
-        job = RestorerJob(run, clip.compact(pretrained=False), Darker())
-        seen[weight] = job(batch(8), 0.0)
-    assert seen[0.0][1] == seen[2.0][1]
-    assert seen[0.0][0] < seen[2.0][0]
-    for other in (None, toy_encoder()):
-        job = RestorerJob(restorer_run(photos, encoder, perceptual=2.0), other, Darker())
-        with pytest.raises(UsageError, match="perceptual needs a convolutional encoder"):
-            job(batch(8), 0.0)
 
 
 def test_a_tracker_is_told_what_the_log_is(photos: Path, encoder: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ precision and cast to float32 when a session starts. So a folder holds each weig
 """
 
 import json
+import shutil
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -47,15 +48,15 @@ def export(source: str | Path, folder: Path | None = None, *, tolerance: float =
         tolerance: largest difference allowed.
 
     Raises ModelError, and leaves no graphs, when one differs from torch by more than the tolerance; and where
-    the encoder is another folder's that was not exported yet.
+    a model it names was not exported yet.
     """
     finished = Path(source) / "model"
     found = models.find(finished if finished.is_dir() else source)
     if folder is not None:
         found = models.find(_copied(found, folder))
-    eyes = found.graphs["encoder"]
-    if found.encoder_path != found.path and not eyes.is_file():
-        raise ModelError(f"{eyes}: not there", hint=f"`daclip export {found.encoder_path}` first")
+    for graph in found.graphs.values():
+        if graph.parent != found.path and not graph.is_file():
+            raise ModelError(f"{graph}: not there", hint=f"`daclip export {graph.parent}` first")
     graphs = _graphs(checkpoints.load(found), found)
     try:
         for graph in graphs:
@@ -68,7 +69,9 @@ def export(source: str | Path, folder: Path | None = None, *, tolerance: float =
 
 
 def _copied(found: ModelFolder, folder: Path) -> Path:
-    """A copy that holds its encoder, so that it stands alone."""
+    """A copy that holds its encoder, with the model it goes on from beside it: they stand alone."""
+    if found.initial is not None and found.source == "folder" and found.initial.parent == found.path.parent:
+        shutil.copytree(found.initial, folder.parent / found.initial.name, dirs_exist_ok=True)
     config = replace(found.config, encoder=found.encoder_config.encoder, texts=found.texts)
     model = replace(checkpoints.load(found), config=config)
     card = found.path / "README.md"

@@ -5,7 +5,8 @@ A model folder holds `config.json`, `model.safetensors` (the restorer under `net
 
 Where a restorer's encoder lies: a restorer trained here on an encoder of its own carries it, weights and
 description, and stands alone. One trained on a bundled model or one of the hub names it instead
-(`"encoder": "compact-encoder"`), and it is found beside the restorer, in this package, or on the hub.
+(`"encoder": "compact-encoder"`), and it is found beside the restorer, in this package, or on the hub. So is
+the restorer of one pass that a diffusion goes on from (`"initial": "compact"`).
 """
 
 import hashlib
@@ -38,6 +39,8 @@ class ModelConfig:
             bundled or sibling folder that holds it.
         network: the restorer as {"name": "unet" or "nafnet", ... constructor arguments}; None for an encoder
             alone.
+        initial: name of the one-pass model whose answer a diffusion takes for the degraded photo, and refines
+            ("predict and refine", Whang et al., CVPR 2022); None: it begins with the degraded photo itself.
         sde: arguments of IRSDE; only for diffusion.
         objective: what a diffusion network predicts: the noise, `published` (biased, PAPER 2.3) or `noise`,
             or `x0`, the clean photo.
@@ -54,6 +57,7 @@ class ModelConfig:
     kind: ModelKind
     encoder: dict[str, Any] | str
     network: dict[str, Any] | None = None
+    initial: str | None = None
     sde: dict[str, Any] | None = None
     objective: Literal["published", "noise", "x0"] | None = None
     sampler: str | None = None
@@ -134,6 +138,7 @@ class ModelFolder:
         source: `bundled`, `cached` (from the hub) or `folder`.
         config: its description.
         encoder_path, encoder_config: the folder that holds the encoder, and its description.
+        initial: the folder of the model that a diffusion goes on from, where it has one.
     """
 
     path: Path
@@ -142,6 +147,7 @@ class ModelFolder:
     config: ModelConfig
     encoder_path: Path
     encoder_config: ModelConfig
+    initial: Path | None = None
 
     @property
     def texts(self) -> ClassTexts:
@@ -155,10 +161,15 @@ class ModelFolder:
 
     @property
     def graphs(self) -> dict[str, Path]:
-        """The exported graphs the model needs: `encoder` and, for a restorer, `restorer`; maybe not there."""
+        """The exported graphs the model needs; maybe not there.
+
+        `encoder`; for a restorer `restorer`; `initial` for a diffusion that goes on from another model.
+        """
         graphs = {"encoder": self.encoder_path / "encoder.onnx"}
         if self.config.kind != "encoder":
             graphs["restorer"] = self.path / "restorer.onnx"
+        if self.initial is not None:
+            graphs["initial"] = self.initial / "restorer.onnx"
         return graphs
 
     @property
@@ -285,27 +296,33 @@ def _open(
     offline: bool = False,
     token: str | None = None,
 ) -> ModelFolder:
-    """The folder with its encoder, which is its own, or beside it, or bundled, or on the hub."""
+    """The folder with the models it names: its encoder, which may be its own, and what it goes on from."""
     config = read_config(path)
-    if not isinstance(config.encoder, str):
-        return ModelFolder(
-            path=path, name=name, source=source, config=config, encoder_path=path, encoder_config=config
-        )
-    # a plain name only: a config from a stranger must not reach outside its own surroundings
-    sibling = path.parent / config.encoder
-    if _PLAIN.fullmatch(config.encoder) and (sibling / "config.json").is_file():
-        encoder = sibling
-    elif _PLAIN.fullmatch(config.encoder) or _HUB_ID.fullmatch(config.encoder):
-        encoder = find(config.encoder, cache_dir=cache_dir, offline=offline, token=token).path
-    else:
-        raise ModelError(f'{path}: encoder "{config.encoder}" is neither a model name nor a hub id')
+
+    def place(part: str, wanted: str) -> Path:
+        """The folder of a model beside it, or bundled, or on the hub."""
+        # a plain name only: a config from a stranger must not reach outside its own surroundings
+        sibling = path.parent / wanted
+        if _PLAIN.fullmatch(wanted) and (sibling / "config.json").is_file():
+            return sibling
+        if not (_PLAIN.fullmatch(wanted) or _HUB_ID.fullmatch(wanted)):
+            raise ModelError(f'{path}: {part} "{wanted}" is neither a model name nor a hub id')
+        return find(wanted, cache_dir=cache_dir, offline=offline, token=token).path
+
+    encoder = place("encoder", config.encoder) if isinstance(config.encoder, str) else path
+    initial = None
+    if config.initial is not None:
+        initial = place("initial", config.initial)
+        if config.kind != "diffusion" or read_config(initial).kind != "one-pass":
+            raise ModelError(f'{path}: initial "{config.initial}" is for a diffusion, and of one pass')
     return ModelFolder(
         path=path,
         name=name,
         source=source,
         config=config,
         encoder_path=encoder,
-        encoder_config=read_config(encoder),
+        encoder_config=config if encoder == path else read_config(encoder),
+        initial=initial,
     )
 
 

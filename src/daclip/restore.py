@@ -388,9 +388,18 @@ class Restorer:
         unbias = config.objective == "published" and run.sampler == "mrs"
         sample = sampling.SAMPLERS[run.sampler]
         sde = IRSDE(**(config.sde or {}))
-        predict = self.predictor(sde, planes, content, degradation)
         steps = [*run.times, 0] if run.times else run.steps
+        planes = self.begun(planes, condition)
+        predict = self.predictor(sde, planes, content, degradation)
         return _pixels(sample(sde, predict, planes, draw, steps=steps, unbias=unbias, on_progress=tell))
+
+    def begun(
+        self, mu: Float32[np.ndarray, "1 3 h w"], condition: PhotoEmbeddings
+    ) -> Float32[np.ndarray, "1 3 h w"]:
+        """What a diffusion goes on from: the degraded planes, or what its initial model makes of them."""
+        if self.folder.initial is None:
+            return mu
+        return self.engine.predict_clean(mu, condition.content, condition.degradation).clip(0, 1)
 
     def predictor(
         self,
@@ -399,7 +408,7 @@ class Restorer:
         content: Float32[np.ndarray, "1 k"],
         degradation: Float32[np.ndarray, "1 d"],
     ) -> sampling.Predict:
-        """What a sampler asks about the degraded planes: the noise in a state at a time (diffusion only)."""
+        """What a sampler asks about the planes of `begun`: the noise in a state at a time (diffusion)."""
         predicts_clean = self.folder.config.objective == "x0"
 
         def predict(x: Float32[np.ndarray, "1 3 h w"], t: Float32[np.ndarray, "1"]) -> np.ndarray:
@@ -555,7 +564,7 @@ def _mean(vectors: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "1 d"]:
 
 
 def _weight_bytes(folder: ModelFolder) -> int:
-    places = {folder.path, folder.encoder_path}
+    places = {folder.path, folder.encoder_path, *([folder.initial] if folder.initial else [])}
     files = [path for place in places for path in place.iterdir()]
     return sum(path.stat().st_size for path in files if path.suffix in (".onnx", ".safetensors"))
 

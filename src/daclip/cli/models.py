@@ -60,6 +60,7 @@ def info(name: str, offline: bool, as_json: bool) -> None:
         "from": folder.source,
         "kind": folder.config.kind,
         "encoder": str(folder.encoder_path),
+        **({"goes on from": str(folder.initial)} if folder.initial else {}),
         "words": ", ".join(folder.texts.names),
         "runs without torch": "yes" if folder.is_exported else "no, `daclip export` writes the graphs",
         "size": _megabytes(described),

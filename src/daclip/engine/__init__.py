@@ -17,7 +17,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 @runtime_checkable
 class Engine(Protocol):
-    """Runs the two networks of one model folder. Thread-safe. Arrays are float32; colours sRGB in [0, 1].
+    """Runs the networks of one model folder. Thread-safe. Arrays are float32; colours sRGB in [0, 1].
 
     Whatever a library says when memory runs out, an engine raises MemoryError.
     """
@@ -36,7 +36,7 @@ class Engine(Protocol):
         content: Float32[np.ndarray, "b k"],
         degradation: Float32[np.ndarray, "b d"],
     ) -> Float32[np.ndarray, "b 3 h w"]:
-        """The clean photo, by a one-pass restorer."""
+        """The clean photo, by a one-pass restorer: the model's own, or the one its diffusion goes on from."""
         ...
 
     def predict_at(

@@ -17,7 +17,7 @@ Session = onnxruntime.InferenceSession
 
 
 class OnnxEngine:
-    """Runs `encoder.onnx` and `restorer.onnx` with ONNX Runtime, in the precision of the graphs."""
+    """Runs the graphs of a model with ONNX Runtime, in the precision of the graphs."""
 
     name = "onnx"
 
@@ -37,6 +37,8 @@ class OnnxEngine:
         graphs = folder.graphs
         self._encoder = _session(graphs["encoder"], self.device, threads)
         self._restorer = _session(graphs["restorer"], self.device, threads) if "restorer" in graphs else None
+        initial = graphs.get("initial")
+        self._one_pass = _session(initial, self.device, threads) if initial else self._restorer
 
     def encode(self, views: Float32[np.ndarray, "n 3 s s"]) -> Embeddings[Float32[np.ndarray, "n d"]]:
         """Embeddings of normalised views, un-normalised."""
@@ -49,9 +51,9 @@ class OnnxEngine:
         content: Float32[np.ndarray, "b k"],
         degradation: Float32[np.ndarray, "b d"],
     ) -> Float32[np.ndarray, "b 3 h w"]:
-        """The clean photo, by a one-pass restorer."""
-        assert self._restorer is not None
-        return _run(self._restorer, ["clean"], {"mu": mu, "content": content, "degradation": degradation})[0]
+        """The clean photo, by the model of one pass."""
+        assert self._one_pass is not None
+        return _run(self._one_pass, ["clean"], {"mu": mu, "content": content, "degradation": degradation})[0]
 
     def predict_at(
         self,

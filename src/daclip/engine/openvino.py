@@ -20,7 +20,7 @@ _PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
 class OpenVinoEngine:
-    """Runs `encoder.onnx` and `restorer.onnx` with OpenVINO on the processor.
+    """Runs the graphs of a model with OpenVINO on the processor.
 
     The encoder always computes in fp32: it costs little, and what is found wrong with a photo must not depend
     on the machine. `auto` precision takes bf16 for the restorer where the processor has it, else fp32.
@@ -38,6 +38,8 @@ class OpenVinoEngine:
         self._encoder = _Graph(core, graphs["encoder"], "fp32", threads)
         restorer = graphs.get("restorer")
         self._restorer = _Graph(core, restorer, self.precision, threads) if restorer else None
+        initial = graphs.get("initial")
+        self._one_pass = _Graph(core, initial, self.precision, threads) if initial else self._restorer
 
     def encode(self, views: Float32[np.ndarray, "n 3 s s"]) -> Embeddings[Float32[np.ndarray, "n d"]]:
         """Embeddings of normalised views, un-normalised."""
@@ -50,9 +52,9 @@ class OpenVinoEngine:
         content: Float32[np.ndarray, "b k"],
         degradation: Float32[np.ndarray, "b d"],
     ) -> Float32[np.ndarray, "b 3 h w"]:
-        """The clean photo, by a one-pass restorer."""
-        assert self._restorer is not None
-        return self._restorer.run(["clean"], {"mu": mu, "content": content, "degradation": degradation})[0]
+        """The clean photo, by the model of one pass."""
+        assert self._one_pass is not None
+        return self._one_pass.run(["clean"], {"mu": mu, "content": content, "degradation": degradation})[0]
 
     def predict_at(
         self,

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from daclip import checkpoints
+from daclip import checkpoints, models
 from daclip.detect import Embeddings
 from daclip.errors import UsageError
 from daclip.models import ModelFolder
@@ -29,6 +29,11 @@ class TorchEngine:
         model = checkpoints.load(folder)
         self._encoder = model.daclip.to(self._device).eval()
         self._restorer = None if model.network is None else model.network.to(self._device).eval()
+        self._one_pass = self._restorer
+        if folder.initial is not None:
+            initial = checkpoints.load(models.find(folder.initial)).network
+            assert initial is not None
+            self._one_pass = initial.to(self._device).eval()
 
     @torch.inference_mode()
     def encode(self, views: Float32[np.ndarray, "n 3 s s"]) -> Embeddings[Float32[np.ndarray, "n d"]]:
@@ -44,11 +49,11 @@ class TorchEngine:
         content: Float32[np.ndarray, "b k"],
         degradation: Float32[np.ndarray, "b d"],
     ) -> Float32[np.ndarray, "b 3 h w"]:
-        """The clean photo, by a one-pass restorer."""
-        assert self._restorer is not None
+        """The clean photo, by the model of one pass."""
+        assert self._one_pass is not None
         with _memory_errors(), self._autocast():
             return _array(
-                self._restorer(
+                self._one_pass(
                     self._tensor(mu), content=self._tensor(content), degradation=self._tensor(degradation)
                 )
             )

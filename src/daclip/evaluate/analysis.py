@@ -123,6 +123,7 @@ class Subject:
             config = chosen.folder.config
             sample = sampling.SAMPLERS[config.sampler or "mrs"]
             sde = IRSDE(**(config.sde or {}))
+            mu = chosen.begun(mu, context)
             clean = sample(
                 sde,
                 chosen.predictor(sde, mu, context.content, context.degradation),
@@ -601,7 +602,8 @@ def samplers(subject: Subject) -> Study:
     seconds: dict[tuple[str, int], list[float]] = {}
     for case in subject.cases("samplers", known):
         photo, clean = _truth(case)
-        context, mu = subject.embed(photo), _planes(photo)
+        context = subject.embed(photo)
+        mu = subject.restorer.begun(_planes(photo), context)
         for name, sample in _SAMPLERS.items():
             for count in calls:
                 start = time.perf_counter()

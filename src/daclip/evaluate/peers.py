@@ -61,6 +61,8 @@ def restorer_method(
     if folder.encoder_path != folder.path:
         encoder = models.find(folder.encoder_path)
         weights += f" with encoder {models.weights_sha256(encoder)[:12]}"
+    if folder.initial is not None:
+        weights += f" after {models.weights_sha256(models.find(folder.initial))[:12]}"
     known = folder.texts.names
 
     def restore(photo: Photo, degradation: str) -> Answer:

@@ -152,8 +152,7 @@ class DRUNet(nn.Module):
 class DiffusionDRUNet(DRUNet):
     """DRUNet as the network of a diffusion that predicts x0: it also sees a noisy state, and the time.
 
-    It has the weights of DRUNet and two parts more, which start at zero: with the weights of a trained
-    DRUNet it restores as that does, at any time, and learns from there what the state adds.
+    What reads them starts at zero, so that it starts as the identity, at any time.
 
     Args: those of DRUNet.
     """

@@ -2,10 +2,11 @@
 
 A run folder holds `run.json` (the settings), `log.jsonl` (figures by step, with seconds), the newest
 checkpoints, pictures of the validations, `best/`, the model that validated best, and at the end `model/`, the
-model with the averaged weights of the last step.
+model with the averaged weights of the last step; and `initial/`, where these go on from a model of a folder.
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -80,13 +81,19 @@ def train(run: Run, folder: Path, *, log: loop.Log, on_progress: Progress, fresh
             return checkpoints.save_pretrained(_backbone(run, log, on_progress), folder / "model")
         job, model = _PARTS[type(run)](run)
         data, val = data_sets(run)
+
+        def write_model(path: Path) -> None:
+            checkpoints.save_pretrained(model(), path)
+            if isinstance(run, RestorerRun) and (initial := _initial(run)) and initial.source == "folder":
+                shutil.copytree(initial.path, folder / _INITIAL, dirs_exist_ok=True)
+
         loop.fit(
             job,
             data=data,
             val=val,
             folder=folder,
             log=log,
-            write_model=lambda path: checkpoints.save_pretrained(model(), path),
+            write_model=write_model,
         )
     return folder / "model"
 
@@ -209,7 +216,16 @@ def restorer_parts(run: RestorerRun) -> Parts:
     if run.network.get("context_dim"):
         _check_width(run, found.texts)
         daclip = checkpoints.load(found).daclip.to(memory_format=torch.channels_last)
-    job = RestorerJob(run, daclip, network, texts=found.texts, mean=encoder.mean, std=encoder.std)
+    initial = _initial(run)
+    job = RestorerJob(
+        run,
+        daclip,
+        network,
+        initial=None if initial is None else checkpoints.load(initial).network,
+        texts=found.texts,
+        mean=encoder.mean,
+        std=encoder.std,
+    )
     config = ModelConfig(
         kind="one-pass" if run.objective == "clean" else "diffusion",
         encoder=_carried(found),
@@ -227,11 +243,14 @@ def restorer_parts(run: RestorerRun) -> Parts:
         sampler = "posterior" if run.objective == "published" or run.sample_times else "mrs"
         config = replace(
             config,
+            initial=None if initial is None else _INITIAL if initial.source == "folder" else initial.name,
             sde=asdict(IRSDE(**run.sde)),
             objective=run.objective,
             sampler=sampler,
             steps=len(run.sample_times) or run.sample_steps,
             times=tuple(run.sample_times),
+            # both networks keep their maps
+            bytes_per_pixel=config.bytes_per_pixel + (initial.config.bytes_per_pixel if initial else 0),
         )
 
     def model() -> checkpoints.Model:
@@ -250,13 +269,26 @@ def _network(run: RestorerRun) -> tuple[RestorerRun, nn.Module]:
     if found.config.network is None or network is None:
         raise DataError(f"{run.start}: holds no restorer", hint="start=compact, or a folder with one")
     description = found.config.network
-    if description["name"] == "drunet" and run.network["name"] in ("drunet", "drunet-diffusion"):
-        # what the preset's network has more than this one starts at zero
-        more = {key: run.network[key] for key in ("name", "tone") if key in run.network}
-        weights, description = network.state_dict(), {**description, **more}
+    if run.network.get("tone") and description["name"] == run.network["name"] and not description.get("tone"):
+        # the branch that reads it starts at zero
+        weights, description = network.state_dict(), {**description, "tone": True}
         network = checkpoints.build_network(description)
         network.load_state_dict({**network.state_dict(), **weights})
     return replace(run, network=description), network.requires_grad_(True).train()
+
+
+def _initial(run: RestorerRun) -> ModelFolder | None:
+    """The one-pass restorer a diffusion goes on from, where it has one."""
+    if not run.initial:
+        return None
+    found = _find_model(run.initial)
+    network = found.config.network or {}
+    if found.config.kind != "one-pass":
+        raise DataError(f"{run.initial}: not a restorer of one pass", hint="initial=compact, or another")
+    for key in ("context_dim", "tone"):  # both are told the same
+        if network.get(key) != run.network.get(key):
+            raise DataError(f"{run.initial} has {key} {network.get(key)}, the network {run.network.get(key)}")
+    return found
 
 
 def _start(encoder: str) -> tuple[clip.DaClip, ModelConfig]:
@@ -366,5 +398,8 @@ def _words(run: ControllerRun) -> tuple[str, ...]:
     own = sorted(found - set(WORDS))
     return (*DEGRADATIONS, *own, CLEAN)
 
+
+_INITIAL = "initial"
+"""Where a run keeps the model that its network goes on from, beside its own."""
 
 _PARTS: dict[type, Callable[[Any], Parts]] = {ControllerRun: controller_parts, RestorerRun: restorer_parts}

@@ -13,7 +13,6 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from daclip import clip, detect, sampling, tiling
 from daclip.detect import ClassTexts
 from daclip.diffusion import IRSDE
-from daclip.errors import UsageError
 from daclip.networks import airnet
 from daclip.networks.airnet import AirNet
 from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes
@@ -29,7 +28,7 @@ _UNTOUCHED = 60.0
 class Context:
     """What the encoder saw, one row for each patch; None for a network that is not told."""
 
-    content: Float[Tensor, "b d"] | None
+    content: Float[Tensor, "b k"] | None
     degradation: Float[Tensor, "b d"] | None
 
     def repeated(self, count: int) -> "Context":
@@ -48,6 +47,8 @@ class RestorerJob(nn.Module):
         encoder: a DA-CLIP, which learns nothing; None for a network without embeddings.
         network: called as network(mu, content, degradation), or for diffusion as
             network(x, mu, t, content=..., degradation=...).
+        initial: of one pass, which learns nothing; the network goes on from its answer. None: from the
+            degraded patch itself.
         texts: of the words, for photos whose damage the network is told by name.
         mean, std: normalisation of what the encoder sees.
     """
@@ -58,6 +59,7 @@ class RestorerJob(nn.Module):
         encoder: clip.DaClip | None,
         network: nn.Module,
         *,
+        initial: nn.Module | None = None,
         texts: ClassTexts | None = None,
         mean: Sequence[float] = clip.COMPACT_MEAN,
         std: Sequence[float] = clip.COMPACT_STD,
@@ -66,6 +68,7 @@ class RestorerJob(nn.Module):
         self.run = run
         self.encoder = None if encoder is None else encoder.requires_grad_(False).eval()
         self.network = channels_last(network)
+        self.initial = None if initial is None else channels_last(initial).requires_grad_(False).eval()
         self.texts = texts
         self.mean, self.std = mean, std
         self.sde = IRSDE(**run.sde)
@@ -101,10 +104,10 @@ class RestorerJob(nn.Module):
         side, count = self._cut(progress)
         mu, x0 = draw_patches([degraded, clean], side, count=count, generators=generators)
         draws = [each for each in generators for _ in range(count)]
-        error, restored = OBJECTIVES[self.run.objective](self, mu, x0, context.repeated(count), draws)
+        context = context.repeated(count)
+        mu = self.begun(mu, context)
+        error, restored = OBJECTIVES[self.run.objective](self, mu, self._aim(mu, x0), context, draws)
         loss = LOSSES[self.run.loss](error).mean()
-        if self.run.perceptual:
-            loss = loss + self.run.perceptual * self._perceived(restored, x0).mean()
         if isinstance(self.network, AirNet):
             (key,) = draw_patches([degraded], side, count=count, generators=generators)
             loss = _guided(self.network, mu, key, loss, airnet.phase(progress))
@@ -114,15 +117,20 @@ class RestorerJob(nn.Module):
             figures["gain"] = gain.mean().item()
         return loss, figures
 
-    def _perceived(
-        self, restored: Float[Tensor, "b 3 h w"], clean: Float[Tensor, "b 3 h w"]
-    ) -> Float[Tensor, "b"]:
-        """`perceived` by the tower of the encoder."""
-        tower = None if self.encoder is None else self.encoder.image_tower
-        if not isinstance(tower, clip.ConvTower):
-            raise UsageError("perceptual needs a convolutional encoder", hint="perceptual=0")
-        seen, wanted = (normalised(each.float(), self.mean, self.std) for each in (restored, clean))
-        return perceived(tower, seen, wanted)
+    @torch.no_grad()
+    def begun(self, mu: Float[Tensor, "b 3 h w"], context: Context) -> Float[Tensor, "b 3 h w"]:
+        """What the network goes on from: the degraded patches, or what `initial` makes of them."""
+        if self.initial is None:
+            return mu
+        return self.initial(mu, context.content, context.degradation).float().clamp(0, 1)
+
+    def _aim(self, mu: Float[Tensor, "b 3 h w"], x0: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """What the network is to make of mu: the clean patches, or only what is finer in them."""
+        if not self.run.detail:
+            return x0
+        left = x0 - mu
+        coarse = F.interpolate(F.avg_pool2d(left, self.run.detail), size=left.shape[-2:], mode="bilinear")
+        return mu + left - coarse
 
     def _told(
         self, context: Context, names: Sequence[tuple[str, ...]], generators: Sequence[torch.Generator]
@@ -150,6 +158,7 @@ class RestorerJob(nn.Module):
         """The clean photo, unclamped, as the trained network makes it."""
         if self.run.objective == "clean":
             return self.network(mu, context.content, context.degradation)
+        mu = self.begun(mu, context)
         generator = torch.Generator().manual_seed(0)
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
@@ -229,32 +238,6 @@ def _guided(
     return phase.contrast_weight * contrast + (loss if phase.restores else 0 * loss)
 
 
-def perceived(
-    tower: clip.ConvTower, a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]
-) -> Float[Tensor, "b"]:
-    """The distance of LPIPS (Zhang et al., CVPR 2018, equation 1) in the first maps of a frozen tower.
-
-    At each map both features are made units along the channels; the squares of their difference are summed
-    over the channels, averaged over the places, and averaged over the maps. All channels weigh the same.
-
-    Args:
-        tower: of maps.
-        a: normalised as the tower wants it; gradients reach both.
-        b: likewise.
-    """
-    found: list[Tensor] = []
-    state = torch.cat([a, b])
-    for layer in (tower.stem, *tower.blocks[:_PERCEIVED_BLOCKS]):
-        state = layer(state)
-        first, second = F.normalize(state.float(), dim=1).chunk(2)
-        found.append((first - second).square().sum(1).mean((1, 2)))
-    return torch.stack(found).mean(0)
-
-
-_PERCEIVED_BLOCKS = 4
-"""Of EfficientNet-Lite0: down to an eighth of the resolution; what follows tells things, not textures."""
-
-
 def _scores(mu: Tensor, restored: Tensor, x0: Tensor) -> dict[str, float]:
     """PSNR and SSIM of one region, 1 3 h w: `input`, `input_ssim` of the degraded one, then the result's."""
     found: dict[str, float] = {}
@@ -328,9 +311,8 @@ def _diffused(
     job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Times, noise, the states they make, and what the network predicts from them."""
-    visited = torch.tensor(job.run.sample_times or range(1, job.sde.steps + 1))
-    chosen = [torch.randint(len(visited), (), generator=each) for each in generators]
-    t = visited[torch.stack(chosen)].to(mu.device)
+    chosen = [torch.randint(1, job.sde.steps + 1, (), generator=each) for each in generators]
+    t = torch.stack(chosen).to(mu.device)
     noise = torch.stack([torch.randn(mu.shape[1:], generator=each) for each in generators]).to(mu)
     x = job.sde.state(x0, mu, t, noise)
     predicted = job.network(x, mu, t.float(), content=context.content, degradation=context.degradation)
