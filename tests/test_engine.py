@@ -150,11 +150,13 @@ embedding = np.ones((1, 4), np.float32)
 runs.predict_clean(np.ones((1, 3, 64, 64), np.float32), embedding, embedding)
 mu = np.ones((1, 3, 3000, 3000), np.float32)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), used + (64 << 20)))
+soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), hard))
 try:
     runs.predict_clean(mu, embedding, embedding)
 except MemoryError:
     print("memory")
+resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 print(runs.predict_clean(mu[:, :, :32, :32], embedding, embedding).shape)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -807,7 +807,7 @@ def test_each_preset_takes_two_steps_at_toy_size(
             network["context_dim"] = 24
         network.pop("content_levels", None)
         cuts = {"patch": 16, "late_patch": 32, "late_from": 0.5, "patches_per_region": 2, "sample_steps": 2}
-        run = replace(run, **common, **cuts, network=network, start="")
+        run = replace(run, **common, **cuts, network=network, start="", initial="")
     lines = carry_out(run, tmp_path)
     assert [math.isfinite(line["loss"]) for line in lines if "loss" in line] == [True, True]
     assert models.find(tmp_path / "model", offline=True).config.kind

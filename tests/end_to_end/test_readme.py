@@ -111,6 +111,7 @@ PROMISES: dict[str, Callable[[str], object]] = {
         is_changed("mended/hazy.jpg", "holiday/hazy.jpg")
         and is_changed("mended/sea/snowy.jpg", "holiday/sea/snowy.jpg")
     ),
+    "daclip restore photo.jpg --realistic": lambda _: is_changed("real.jpg", "photo.jpg"),
     "daclip restore photo.jpg --strength": lambda _: is_changed("gentle.jpg", "photo.jpg"),
     "daclip detect": lambda out: has_row(out, "photo.jpg", "rainy", r"[01]\.\d\d"),
     "daclip degrade": lambda out: (

@@ -96,11 +96,14 @@ class _Graph:
             with self._request() as request:
                 request.infer(given)
                 # copied, for the request's own memory is used again by the next run
-                return [request.get_tensor(name).data.copy() for name in outputs]
+                answers = [request.get_tensor(name).data.copy() for name in outputs]
         except RuntimeError as error:
             if "alloc" in str(error).lower():
                 raise MemoryError(_last_line(error)) from error
             raise
+        if not all(answer.size for answer in answers):  # seen once, in the run after one that had no memory
+            raise MemoryError("OpenVINO gave an empty answer")
+        return answers
 
     @contextmanager
     def _request(self) -> Generator[openvino.InferRequest]:

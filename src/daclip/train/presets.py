@@ -295,7 +295,7 @@ def compact_nafnet_plain() -> RestorerRun:
 
 
 def compact_sde() -> RestorerRun:
-    """The bundled diffusion restorer: adds to the answer of `compact` what is fine in a photo, 2.07 M parameters."""
+    """The bundled diffusion restorer: adds to the answer of `compact` what is fine, 2.07 M parameters."""
     run = compact()
     network = {**run.network, "name": "drunet-diffusion", "widths": [48, 96, 128], "middle_blocks": 2}
     loop = replace(run.loop, steps=10_000, warmup=200)
