@@ -393,13 +393,19 @@ def test_a_diffusion_goes_on_from_a_restorer_of_one_pass(photos: Path, encoder: 
     [
         ("eyes", {}, "not a restorer of one pass"),
         ("one", {"tone": True}, "has tone None, the network True"),
+        ("another", {}, "is told by another encoder"),
     ],
 )
 def test_an_initial_that_does_not_fit_is_refused(
     photos: Path, encoder: Path, tmp_path: Path, initial: str, changes: dict[str, Any], words: str
 ) -> None:
-    if initial == "one":
+    if initial != "eyes":
         carry_out(restorer_run(photos, encoder, network=DRUNET), tmp_path / "one")
+    if initial == "another":
+        path = tmp_path / "one" / "model" / "config.json"
+        config = json.loads(path.read_text())
+        config["texts"]["embeddings"][0][0] += 0.1
+        path.write_text(json.dumps(config))
     name = str(encoder if initial == "eyes" else tmp_path / "one")
     network = {**DRUNET, "name": "drunet-diffusion", **changes}
     run = restorer_run(photos, encoder, initial=name, network=network, objective="x0", sde=SDE)

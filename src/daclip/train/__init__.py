@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 from torch import nn
 
@@ -217,6 +218,10 @@ def restorer_parts(run: RestorerRun) -> Parts:
         _check_width(run, found.texts)
         daclip = checkpoints.load(found).daclip.to(memory_format=torch.channels_last)
     initial = _initial(run)
+    if initial is not None and not _are_equal(initial.texts, found.texts):
+        raise DataError(
+            f"{run.initial} is told by another encoder than {run.encoder}", hint="take one for both"
+        )
     job = RestorerJob(
         run,
         daclip,
@@ -289,6 +294,11 @@ def _initial(run: RestorerRun) -> ModelFolder | None:
         if network.get(key) != run.network.get(key):
             raise DataError(f"{run.initial} has {key} {network.get(key)}, the network {run.network.get(key)}")
     return found
+
+
+def _are_equal(one: ClassTexts, other: ClassTexts) -> bool:
+    """Whether two models know the same words by the same embeddings, up to those digits that are stored."""
+    return one.names == other.names and np.allclose(one.embeddings, other.embeddings, atol=1e-5)
 
 
 def _start(encoder: str) -> tuple[clip.DaClip, ModelConfig]:

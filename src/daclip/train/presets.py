@@ -227,8 +227,10 @@ class RestorerRun:
                 raise UsageError(f"{name}={getattr(self, name)} does not fit into region={self.region}")
             if self.detail and getattr(self, name) % self.detail:
                 raise UsageError(f"{name}={getattr(self, name)} is no multiple of detail={self.detail}")
-        if self.objective == "clean" and self.sde:
-            raise UsageError("a network of one pass has no sde", hint="objective=noise trains a diffusion")
+        if self.objective == "clean" and (self.sde or self.initial):
+            raise UsageError(
+                "a network of one pass has no sde or initial", hint="objective=x0 is a diffusion"
+            )
 
 
 Run = BackboneRun | ControllerRun | RestorerRun
