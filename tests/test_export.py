@@ -18,22 +18,12 @@ from daclip.models import ModelConfig, read_config
 from daclip.networks.conditioning import TONES
 from daclip.restore import Restorer
 from test_models import hub_cache_with
-from toy_training import NETWORK, VIT, toy_encoder, write_encoder
+from toy_training import DRUNET, NETWORK, VIT, toy_encoder, write_encoder
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 ENGINES = ["onnx", "openvino"]
 UNET = {"name": "unet", "width": 32, "multipliers": [1, 2], "context_dim": 24}
-DRUNET: dict[str, Any] = {
-    "name": "drunet",
-    "widths": [8, 8],
-    "encoder_blocks": [1],
-    "decoder_blocks": [1],
-    "middle_blocks": 1,
-    "context_dim": 24,
-    "degradation": True,
-    "content": "vector",
-}
 DIFFUSION: dict[str, Any] = {"kind": "diffusion", "sde": {}, "objective": "noise", "sampler": "posterior"}
 
 

@@ -37,7 +37,15 @@ from daclip.train.presets import KINDS, PRESETS, preset, read_run
 from daclip.train.restorer import OBJECTIVES, Context, RestorerJob, psnr
 from daclip.vocabulary import CLEAN
 from test_models import hub_cache_with
-from toy_training import NETWORK, controller_run, restorer_run, toy_encoder, write_encoder, write_photos
+from toy_training import (
+    DRUNET,
+    NETWORK,
+    controller_run,
+    restorer_run,
+    toy_encoder,
+    write_encoder,
+    write_photos,
+)
 
 pytestmark = pytest.mark.torch
 
@@ -326,18 +334,6 @@ def test_a_diffusion_run_leaves_a_model_that_samples(
     assert config.sde == SDE
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["00000003.png", "00000006.png"]
     assert models.read_config(tmp_path / "best").sde == config.sde
-
-
-DRUNET: dict[str, Any] = {
-    "name": "drunet",
-    "widths": [8, 8],
-    "encoder_blocks": [1],
-    "middle_blocks": 1,
-    "decoder_blocks": [1],
-    "context_dim": 24,
-    "degradation": True,
-    "content": "vector",
-}
 
 
 def test_a_restorer_that_is_told_the_tone_starts_from_one_that_is_not(

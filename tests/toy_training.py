@@ -20,19 +20,23 @@ VIT: dict[str, Any] = {
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
 
-NETWORK: dict[str, Any] = {
-    "name": "nafnet",
-    "width": 8,
+TOLD: dict[str, Any] = {
     "encoder_blocks": [1],
     "middle_blocks": 1,
     "decoder_blocks": [1],
     "context_dim": 24,
     "degradation": True,
     "content": "vector",
+}
+NETWORK: dict[str, Any] = {
+    "name": "nafnet",
+    "width": 8,
+    **TOLD,
     "attention": "embedding",
     "shuffle": 2,
     "gain": 0.1,
 }
+DRUNET: dict[str, Any] = {"name": "drunet", "widths": [8, 8], **TOLD}
 
 
 def write_photos(root: Path, count: int = 6) -> Path:

@@ -299,11 +299,11 @@ def compact_nafnet_plain() -> RestorerRun:
 def compact_sde() -> RestorerRun:
     """The bundled diffusion restorer: adds to the answer of `compact` what is fine, 2.07 M parameters."""
     run = compact()
-    network = {**run.network, "name": "drunet-diffusion", "widths": [48, 96, 128], "middle_blocks": 2}
+    smaller = {"name": "drunet-diffusion", "widths": [48, 96, 128], "middle_blocks": 2, "factors": False}
     loop = replace(run.loop, steps=10_000, warmup=200)
     return replace(
         run,
-        network={**network, "factors": False},
+        network={**run.network, **smaller},
         initial="runs/compact",
         objective="x0",
         detail=8,
