@@ -229,18 +229,23 @@ def test_draws_that_are_to_be_alike_have_one_kind_of_degradation(photos: Path) -
 
 def test_a_share_of_photos_is_flat_but_never_where_flatness_is_the_damage(photos: Path) -> None:
     data = replace(clean_photos(photos), clean_share=0.3, mixture_share=0.2)
-    toned = replace(data, tone_share=0.6)
-    is_flat: dict[bool, list[bool]] = {True: [], False: []}
-    for index in range(120):
+    toned = replace(data, tone_share=0.45)
+    changed: dict[str, list[bool]] = {"flat": [], "levelled": [], "as it is": []}
+    for index in range(160):
         before, after = data.draw(index), toned.draw(index)
-        may_be = len(after.names) < 2 and not {"hazy", "low-light"} & set(after.names)
         assert before.names == after.names
-        is_flat[may_be].append(not np.array_equal(before.clean, after.clean))
-        if is_flat[may_be][-1]:
-            assert after.clean.std() < before.clean.std()
-    assert not any(is_flat[False])
-    assert len(is_flat[False]) > 20
-    assert 0.45 < np.mean(is_flat[True]) < 0.75
+        kind = "flat" if len(after.names) < 2 and "low-light" not in after.names else "as it is"
+        kind = "levelled" if after.names == ("hazy",) else kind
+        changed[kind].append(not np.array_equal(before.clean, after.clean))
+        if changed[kind][-1] and kind == "flat":
+            assert np.ptp(after.clean.astype(int)) < np.ptp(before.clean.astype(int))
+        if changed[kind][-1] and kind == "levelled":  # black and white, as a whole photo has them
+            assert np.quantile(after.clean, 0.005) <= 2
+            assert np.quantile(after.clean, 0.995) >= 0.9**2.3 * 255 - 1
+    assert not any(changed["as it is"])
+    assert len(changed["as it is"]) > 20
+    assert 0.3 < np.mean(changed["flat"]) < 0.6
+    assert 0.6 < np.mean(changed["levelled"]) <= 1
 
 
 def test_words_of_mixtures_and_clean_photos(pairs: Path) -> None:

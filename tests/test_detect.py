@@ -71,17 +71,24 @@ def test_a_mixture_is_found_with_the_likeliest_part_first() -> None:
     assert detect(views([0.8, 0.6, 0.0]), SIGMOID).found == ("hazy", "noisy")
 
 
-def test_beside_a_word_that_is_sure_a_tossed_coin_is_doubtful() -> None:
-    def tossed(noisy: float) -> Detection:
-        # a third word that is far from all, so that the row has length 1
-        rest, texts = (1 - 0.51**2 - noisy**2) ** 0.5, np.diag([1.0, 1.0, -1.0]).astype(np.float32)
-        return detect(views([0.51, noisy, rest]), replace(SIGMOID, embeddings=texts))
+def test_darkness_must_be_surer_than_other_damage() -> None:
+    texts = replace(SIGMOID, names=("low-light", "noisy", CLEAN))
 
-    sure, unsure = tossed(0.6), tossed(0.56)
-    assert sure.probability("hazy") == pytest.approx(0.55, abs=0.01)
-    assert (sure.found, sure.doubtful) == (("noisy",), ("hazy",))
-    assert unsure.probability("noisy") == pytest.approx(0.77, abs=0.01)
-    assert (unsure.found, unsure.doubtful) == (("noisy", "hazy"), ())
+    def seen(dark: float, texts: ClassTexts = texts) -> Detection:
+        # a row of length 1, noisy at 0.8
+        return detect(views([dark, 0.6, -((1 - 0.6**2 - dark**2) ** 0.5)]), texts)
+
+    unheard, doubtful, dark = seen(0.35), seen(0.53), seen(0.6)
+    assert unheard.probability("low-light") < 0.3 < doubtful.probability("low-light") < 0.7
+    assert (unheard.found, unheard.doubtful) == (("noisy",), ())
+    assert (doubtful.found, doubtful.doubtful) == (("noisy",), ("low-light",))
+    assert dark.probability("low-light") > 0.7
+    assert (set(dark.found), dark.doubtful) == ({"noisy", "low-light"}, ())
+    # any other word, and a model without a word for clean, need no more than the threshold
+    assert set(seen(0.53, replace(SIGMOID, names=("hazy", "noisy", CLEAN))).found) == {"noisy", "hazy"}
+    nameless = replace(texts, names=("low-light", "noisy", "snowy"))
+    assert set(seen(0.53, nameless).found) == {"noisy", "low-light"}
+    assert seen(0.53, nameless).doubtful == ()
 
 
 def test_a_clean_photo_has_nothing_wrong_with_it() -> None:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from daclip import checkpoints, cli, models, train
 from daclip.errors import DataError, UsageError
 from daclip.networks.conditioning import TONES
+from daclip.networks.drunet import DRUNet
 from daclip.networks.nafnet import NAFNet
 from daclip.train import loop, resume
 from daclip.train.backbone import read_captions, retrieval
@@ -336,15 +337,15 @@ def test_a_diffusion_run_leaves_a_model_that_samples(
     assert models.read_config(tmp_path / "best").sde == config.sde
 
 
-def test_a_restorer_that_is_told_the_tone_starts_from_one_that_is_not(
+def test_a_restorer_that_is_told_the_tone_and_sets_levels_starts_from_one_without(
     photos: Path, encoder: Path, tmp_path: Path
 ) -> None:
     carry_out(restorer_run(photos, encoder, network=DRUNET, learning_rate=1e-2), tmp_path / "one")
     start = {"start": str(tmp_path / "one")}
     job, model = train.restorer_parts(
-        restorer_run(photos, encoder, network={**DRUNET, "tone": True}, **start)
+        restorer_run(photos, encoder, network={**DRUNET, "tone": True, "levels": True}, **start)
     )
-    assert model().config.network == {**DRUNET, "tone": True}
+    assert model().config.network == {**DRUNET, "tone": True, "levels": True}
     without, _ = train.restorer_parts(restorer_run(photos, encoder, network=DRUNET, **start))
     assert isinstance(job, RestorerJob)
     assert isinstance(without, RestorerJob)
@@ -356,6 +357,27 @@ def test_a_restorer_that_is_told_the_tone_starts_from_one_that_is_not(
         wanted = without.restored(mu, without.context(regions, batch(2).generators(0)))
         assert (wanted - mu).abs().max() > 0.01
         torch.testing.assert_close(job.restored(mu, context), wanted, rtol=0, atol=1e-4)
+
+
+def test_levels_learn_from_a_loss_of_their_own(photos: Path, encoder: Path) -> None:
+    network = {**DRUNET, "tone": True, "levels": True}
+    job, _ = train.restorer_parts(restorer_run(photos, encoder, network=network))
+    plain, _ = train.restorer_parts(restorer_run(photos, encoder, network={**DRUNET, "tone": True}))
+    assert isinstance(job, RestorerJob)
+    assert isinstance(job.network, DRUNet)
+    assert job.network.levels is not None
+    loss, figures = job(batch(2), 0.0)
+    error = figures["error"]
+    # at the start both the network and its levels are the identity, so the loss counts twice
+    torch.testing.assert_close(loss, 2 * plain(batch(2), 0.0)[0])
+    loss.backward()
+    last = job.network.levels.layers[-1]
+    assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in last.parameters())
+    with torch.no_grad():
+        for weight in last.parameters():
+            assert weight.grad is not None
+            weight -= 1e-3 * weight.grad
+    assert job(batch(2), 0.0)[1]["error"] < error
 
 
 def test_a_diffusion_goes_on_from_a_restorer_of_one_pass(photos: Path, encoder: Path, tmp_path: Path) -> None:

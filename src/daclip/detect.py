@@ -47,7 +47,7 @@ class ClassTexts:
 class Detection:
     """Probability of each word a model knows, and which of them are to be treated (none: leave it alone).
 
-    `doubtful` are those that reach the threshold and are not treated, see `detect`.
+    `doubtful` are those that are heard, but not surely enough to be treated, see `detect`.
     """
 
     names: tuple[str, ...]
@@ -95,23 +95,27 @@ def detect(degradation: Float[np.ndarray, "n d"], texts: ClassTexts, *, threshol
 
     Probabilities are averaged over the views. A degradation is found when its probability reaches the
     threshold and exceeds that of "clean"; where none reaches it and the model has no word for clean, the most
-    likely one counts. Beside a word that is sure, one little better than a coin's toss is doubtful and not
-    found: noise in a photo that is dark by nature is no reason to make it twice as bright.
+    likely one counts. Where it has, darkness must be surer: a photo that is dark by nature is no reason to
+    make it twice as bright, and one taken in too little light leaves no doubt.
     """
     mean = probabilities(degradation, texts).mean(axis=0)
     by_name = dict(zip(texts.names, mean.tolist(), strict=True))
     clean = by_name.get(CLEAN, 0.0)
-    found = [name for name, p in by_name.items() if name != CLEAN and p >= max(threshold, clean)]
+    sure = _SURE if CLEAN in by_name else {}
+    least = {name: max(threshold, clean, sure.get(name, 0.0)) for name in by_name}
+    found = [name for name, p in by_name.items() if name != CLEAN and p >= least[name]]
     if not found and CLEAN not in by_name:
         found = [max(by_name, key=by_name.__getitem__)]
     found.sort(key=lambda name: -by_name[name])
-    is_sure = bool(found) and by_name[found[0]] >= _SURE
-    doubtful = [name for name in found if is_sure and by_name[name] < _DOUBTFUL]
-    treated = [name for name in found if name not in doubtful]
-    return Detection(names=texts.names, probabilities=mean, found=tuple(treated), doubtful=tuple(doubtful))
+    doubtful = tuple(name for name in sure if name not in found and by_name.get(name, 0.0) >= _IN_DOUBT)
+    return Detection(names=texts.names, probabilities=mean, found=tuple(found), doubtful=doubtful)
 
 
-_SURE, _DOUBTFUL = 0.8, 0.6
+_SURE = {"low-light": 0.7}
+"""Least probabilities of words whose cure changes the light of the whole photo."""
+
+_IN_DOUBT = 0.3
+"""From here on such a word is heard in the embedding, too, although it is not found."""
 
 
 AnyEmbeddings = Embeddings[Any]

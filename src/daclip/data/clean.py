@@ -15,8 +15,8 @@ from daclip.vocabulary import CLEAN, DEGRADATIONS
 
 _MIXTURE = "mixture"
 
-_CHANGES_CONTRAST = ("hazy", "low-light", _MIXTURE)
-"""Kinds of draws in which a flat photo shows what is wrong, so the truth must not be flat itself."""
+_KEEPS_ITS_TONE = ("low-light", _MIXTURE)
+"""Kinds of draws whose truth is a photo as it is: in them, a dark or flat photo shows what is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,9 @@ class CleanPhotos:
         paper_share: share of single degradations made by the paper's fixed protocol.
         shrink_share: share of regions shrunk from a larger one, for other scales of the same content.
         grey_share: share of regions turned grey before they are degraded (wild-IR has 0.1).
-        tone_share: share of regions that are flat or pale by nature, see `toned`: clean ones and those with
-            one degradation that leaves the contrast of the whole photo alone.
+        tone_share: share of regions that are flat, pale or dark by nature, see `toned`: clean ones and those
+            with one degradation but darkness. Under haze, where a flat truth could not be told from a veil,
+            twice as many get the black, the white and another brightness of a whole photo, see `levelled`.
         cache_bytes: decoded photos kept in memory, in each worker.
     """
 
@@ -62,8 +63,10 @@ class CleanPhotos:
         if self.grey_share and rng.random() < self.grey_share:
             clean = grey(clean)
         kind = self._kind(index)
-        if self.tone_share and kind not in _CHANGES_CONTRAST and rng.random() < self.tone_share:
-            clean = toned(clean, rng)
+        if self.tone_share and kind not in _KEEPS_ITS_TONE:
+            changed, share = (levelled, 2 * self.tone_share) if kind == "hazy" else (toned, self.tone_share)
+            if rng.random() < share:
+                clean = changed(clean, rng)
         done = self._degraded(clean.astype(np.float32) / 255, kind, rng)
         names: tuple[str, ...] = tuple(done.record["names"])
         caption = self.captions[number] if self.captions else None
@@ -125,4 +128,21 @@ def toned(pixels: Pixels8, rng: np.random.Generator) -> Pixels8:
     luma = cv2.cvtColor(values, cv2.COLOR_RGB2GRAY)[..., None]
     values = np.clip(luma + np.float32(rng.uniform(0.1, 1.2)) * (values - luma), 0, 1)
     low, high = rng.uniform(0, 0.35), rng.uniform(0.55, 1)
-    return eight_bit(low + (high - low) * values ** np.float32(2 ** rng.uniform(-0.7, 0.7)))
+    return dimmed(eight_bit(low + (high - low) * values), rng)
+
+
+def levelled(pixels: Pixels8, rng: np.random.Generator) -> Pixels8:
+    """A cut-out with the black and the white of a whole photo, lighter or darker.
+
+    Most whole photos hold both, cut-outs do not. A network that has learnt from these leaves a part of the
+    haze, as if it were in the nature of the photo.
+    """
+    values = pixels.astype(np.float32) / 255
+    low, high = np.quantile(values, [0.005, 0.995])
+    values = (values - np.float32(low)) / np.float32(max(high - low, 0.25))
+    return dimmed(eight_bit(values * np.float32(rng.uniform(0.9, 1))), rng)
+
+
+def dimmed(pixels: Pixels8, rng: np.random.Generator) -> Pixels8:
+    """A photo of lighter or darker things: another exponent for its values; black stays black."""
+    return eight_bit((pixels.astype(np.float32) / 255) ** np.float32(2 ** rng.uniform(-0.7, 1.2)))

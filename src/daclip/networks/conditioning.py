@@ -142,26 +142,64 @@ TONES = 18
 
 
 class ToneVector(nn.Module):
-    """How light the whole photo is as a conditioning vector; starts at zero.
-
-    Read as it is and as logarithm: darkness and haze are factors.
-    """
+    """How light the whole photo is as a conditioning vector; starts at zero."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(2 * TONES, size), nn.SiLU(), nn.Linear(size, size), nn.SiLU(), nn.Linear(size, size)
         )
-        for weight in self.layers[-1].parameters():
-            nn.init.zeros_(weight)
+        _start_at_zero(self.layers[-1])
 
     def forward(self, tone: Float[Tensor, "b n"]) -> Float[Tensor, "b e"]:
         """The conditioning vector of tones in [0, 1]."""
         with torch.autocast(tone.device.type, enabled=False):
-            light = tone.float().clamp(0, 1)
-            # both about 0 in the mean and 1 in the spread over photos
-            read = torch.cat([4 * light - 2, 0.8 * (light + 0.01).log() + 1.2], dim=1)
-            return self.layers(read)
+            return self.layers(_read(tone))
+
+
+class Levels(nn.Module):
+    """Other levels for the whole photo, mu exp(factor) + shift by colour, before a network sees it.
+
+    What haze and darkness ask for first is one factor and one shift for every pixel, as in HDRNet (Gharbi et
+    al., SIGGRAPH 2017) with a grid of a single cell. Convolutions find them badly: they see a tile. Here they
+    follow from the tone of the whole photo and its degradation embedding; not from its content, by which
+    photos of the training would be known again. Starts as the identity.
+    """
+
+    def __init__(self, context_dim: int, size: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(2 * TONES + context_dim, size),
+            nn.SiLU(),
+            nn.Linear(size, size),
+            nn.SiLU(),
+            nn.Linear(size, 6),
+        )
+        _start_at_zero(self.layers[-1])
+
+    def forward(
+        self, mu: Float[Tensor, "b 3 h w"], tone: Float[Tensor, "b n"], degradation: Float[Tensor, "b d"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        """The photo at its new levels, within [-0.5, 1.5], for tones in [0, 1]."""
+        with torch.autocast(mu.device.type, enabled=False):
+            found = self.layers(torch.cat([_read(tone), unit(degradation.float())], dim=1))
+            factor, shift = found[:, :, None, None].chunk(2, dim=1)
+            return torch.addcmul(shift, mu, factor.exp()).clamp(-0.5, 1.5)
+
+
+def _read(tone: Float[Tensor, "b n"]) -> Float[Tensor, "b 2*n"]:
+    """Tones as they are and as logarithms, because darkness and haze are factors.
+
+    Both are about 0 in the mean and 1 in the spread over photos.
+    """
+    light = tone.float().clamp(0, 1)
+    return torch.cat([4 * light - 2, 0.8 * (light + 0.01).log() + 1.2], dim=1)
+
+
+def _start_at_zero(layer: nn.Module) -> None:
+    """A last layer that says nothing yet."""
+    for weight in layer.parameters():
+        nn.init.zeros_(weight)
 
 
 def unit(embedding: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from daclip.networks.conditioning import Conditions, Content, Modulation
+from daclip.errors import UsageError
+from daclip.networks.conditioning import TONES, Conditions, Content, Levels, Modulation
 from daclip.networks.unet import Sinusoid
 
 
@@ -67,6 +68,7 @@ class DRUNet(nn.Module):
         degradation: modulate every block by the degradation prompt.
         content: how the content embedding is used, see conditioning.Content.
         tone: the content embedding is followed by the tone of the whole photo, see conditioning.ToneVector.
+        levels: the photo first gets other levels by its tone, see conditioning.Levels.
         shuffle: pixel-unshuffle factor of the stem; 2 works at half resolution.
         factors: the network gives a factor beside the term for each value of the photo: mu (1 + factor) +
             term. Haze and darkness are undone by factors, which rectifiers can only piece together.
@@ -86,6 +88,7 @@ class DRUNet(nn.Module):
         degradation: bool = False,
         content: Content = "none",
         tone: bool = False,
+        levels: bool = False,
         shuffle: int = 1,
         factors: bool = False,
     ) -> None:
@@ -95,6 +98,9 @@ class DRUNet(nn.Module):
         self.conditions = Conditions(
             context_dim, 4 * widths[0], degradation=degradation, content=content, tone=tone
         )
+        if levels and (context_dim is None or not (tone and degradation)):
+            raise UsageError("levels follow from tone and degradation", hint="tone=True, degradation=True")
+        self.levels = Levels(context_dim, 4 * widths[0]) if levels and context_dim else None
         size, planes = 4 * widths[0] if self.is_timed else self.conditions.size, 3 * shuffle**2
         finer = list(pairwise(widths))
         self.head = nn.Conv2d(planes, widths[0], 3, padding=1)
@@ -119,6 +125,8 @@ class DRUNet(nn.Module):
     ) -> Float[Tensor, "b 3 h w"]:
         """The clean photo, unclamped. Embeddings un-normalised. Any size: padded, then cropped."""
         vector = self.conditions(content, degradation)
+        if self.levels is not None and content is not None and degradation is not None:
+            mu = self.levels(mu, content[:, -TONES:], degradation)
         folded = self._folded(mu)
         return self._restored(mu, folded, self.head(folded), vector)
 

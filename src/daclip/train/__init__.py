@@ -274,9 +274,9 @@ def _network(run: RestorerRun) -> tuple[RestorerRun, nn.Module]:
     if found.config.network is None or network is None:
         raise DataError(f"{run.start}: holds no restorer", hint="start=compact, or a folder with one")
     description = found.config.network
-    if run.network.get("tone") and description["name"] == run.network["name"] and not description.get("tone"):
-        # the branch that reads it starts at zero
-        weights, description = network.state_dict(), {**description, "tone": True}
+    same = description["name"] == run.network["name"]
+    if same and (new := [key for key in _BRANCHES if run.network.get(key) and not description.get(key)]):
+        weights, description = network.state_dict(), {**description, **dict.fromkeys(new, True)}
         network = checkpoints.build_network(description)
         network.load_state_dict({**network.state_dict(), **weights})
     return replace(run, network=description), network.requires_grad_(True).train()
@@ -408,6 +408,9 @@ def _words(run: ControllerRun) -> tuple[str, ...]:
     own = sorted(found - set(WORDS))
     return (*DEGRADATIONS, *own, CLEAN)
 
+
+_BRANCHES = ("tone", "levels")
+"""Parts that change nothing when they are new: a run may add them to the network it starts from."""
 
 _INITIAL = "initial"
 """Where a run keeps the model that its network goes on from, beside its own."""

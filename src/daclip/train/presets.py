@@ -153,7 +153,7 @@ class RestorerRun:
             finished model, a bundled name or hub id stays a name in it.
         network: name and constructor arguments of the network.
         start: model whose restorer is trained on, its form in the place of `network`; empty: random weights.
-            A DRUNet with `tone` also starts from one without.
+            A DRUNet with `tone` or `levels` also starts from one without.
         initial: model of one pass whose answer a diffusion goes on from; empty: it begins with the degraded
             photo itself.
         detail: side of blocks, in pixels: of what is left from there to the clean photo the network learns
@@ -256,6 +256,7 @@ def compact() -> RestorerRun:
         "degradation": True,
         "content": "vector",
         "tone": True,
+        "levels": True,
         "shuffle": 2,
         "factors": True,
     }
@@ -299,7 +300,13 @@ def compact_nafnet_plain() -> RestorerRun:
 def compact_sde() -> RestorerRun:
     """The bundled diffusion restorer: adds to the answer of `compact` what is fine, 2.07 M parameters."""
     run = compact()
-    smaller = {"name": "drunet-diffusion", "widths": [48, 96, 128], "middle_blocks": 2, "factors": False}
+    smaller = {
+        "name": "drunet-diffusion",
+        "widths": [48, 96, 128],
+        "middle_blocks": 2,
+        "factors": False,
+        "levels": False,
+    }
     loop = replace(run.loop, steps=10_000, warmup=200)
     return replace(
         run,

@@ -15,6 +15,7 @@ from daclip.detect import ClassTexts
 from daclip.diffusion import IRSDE
 from daclip.networks import airnet
 from daclip.networks.airnet import AirNet
+from daclip.networks.conditioning import TONES, Levels
 from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes
 from daclip.train.optim import learning_rate
 from daclip.train.presets import RestorerRun
@@ -108,6 +109,12 @@ class RestorerJob(nn.Module):
         mu = self.begun(mu, context)
         error, restored = OBJECTIVES[self.run.objective](self, mu, self._aim(mu, x0), context, draws)
         loss = LOSSES[self.run.loss](error).mean()
+        if isinstance(levels := getattr(self.network, "levels", None), Levels):
+            # asked for by the loss of the whole network alone, they stay where the blocks already manage
+            assert context.content is not None
+            assert context.degradation is not None
+            levelled = levels(mu, context.content[:, -TONES:], context.degradation)
+            loss = loss + LOSSES[self.run.loss](_l1(levelled, x0)).mean()
         if isinstance(self.network, AirNet):
             (key,) = draw_patches([degraded], side, count=count, generators=generators)
             loss = _guided(self.network, mu, key, loss, airnet.phase(progress))
