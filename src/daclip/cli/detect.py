@@ -24,7 +24,11 @@ SCHEMA = "daclip.detect/1"
 @click.option("-r", "--recursive", is_flag=True, help="Folders with the folders inside them.")
 @click.option("--model", default="compact", show_default=True, help="Bundled name, folder, or hub id.")
 @click.option(
-    "--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="What counts as found."
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="What counts as found; darkness needs 0.7 or more.",
 )
 @click.option("--views", type=click.Choice(["many", "centre"]), default="many", help="centre: as published.")
 @engine_options
