@@ -178,11 +178,12 @@ class Levels(nn.Module):
         _start_at_zero(self.layers[-1])
 
     def forward(
-        self, mu: Float[Tensor, "b 3 h w"], tone: Float[Tensor, "b n"], degradation: Float[Tensor, "b d"]
+        self, mu: Float[Tensor, "b 3 h w"], content: Float[Tensor, "b k"], degradation: Float[Tensor, "b d"]
     ) -> Float[Tensor, "b 3 h w"]:
-        """The photo at its new levels, within [-0.5, 1.5], for tones in [0, 1]."""
+        """The photo at its new levels, within [-0.5, 1.5]; of the content only the tone behind it is read."""
         with torch.autocast(mu.device.type, enabled=False):
-            found = self.layers(torch.cat([_read(tone), unit(degradation.float())], dim=1))
+            read = torch.cat([_read(content[:, -TONES:]), unit(degradation.float())], dim=1)
+            found = self.layers(read)
             factor, shift = found[:, :, None, None].chunk(2, dim=1)
             return torch.addcmul(shift, mu, factor.exp()).clamp(-0.5, 1.5)
 

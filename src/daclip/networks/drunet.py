@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from daclip.errors import UsageError
-from daclip.networks.conditioning import TONES, Conditions, Content, Levels, Modulation
+from daclip.networks.conditioning import Conditions, Content, Levels, Modulation
 from daclip.networks.unet import Sinusoid
 
 
@@ -126,7 +126,7 @@ class DRUNet(nn.Module):
         """The clean photo, unclamped. Embeddings un-normalised. Any size: padded, then cropped."""
         vector = self.conditions(content, degradation)
         if self.levels is not None and content is not None and degradation is not None:
-            mu = self.levels(mu, content[:, -TONES:], degradation)
+            mu = self.levels(mu, content, degradation)
         folded = self._folded(mu)
         return self._restored(mu, folded, self.head(folded), vector)
 

@@ -245,7 +245,7 @@ def controller_compact() -> ControllerRun:
 
 
 def compact() -> RestorerRun:
-    """The bundled one-pass restorer: DRUNet + DA-CLIP with a stem at half resolution, 3.96 M parameters."""
+    """The bundled one-pass restorer, with levels: DRUNet + DA-CLIP at half resolution, 3.96 M weights."""
     network = {
         "name": "drunet",
         "widths": [48, 96, 160],

@@ -15,7 +15,7 @@ from daclip.detect import ClassTexts
 from daclip.diffusion import IRSDE
 from daclip.networks import airnet
 from daclip.networks.airnet import AirNet
-from daclip.networks.conditioning import TONES, Levels
+from daclip.networks.conditioning import Levels
 from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes
 from daclip.train.optim import learning_rate
 from daclip.train.presets import RestorerRun
@@ -113,7 +113,7 @@ class RestorerJob(nn.Module):
             # asked for by the loss of the whole network alone, they stay where the blocks already manage
             assert context.content is not None
             assert context.degradation is not None
-            levelled = levels(mu, context.content[:, -TONES:], context.degradation)
+            levelled = levels(mu, context.content, context.degradation)
             loss = loss + LOSSES[self.run.loss](_l1(levelled, x0)).mean()
         if isinstance(self.network, AirNet):
             (key,) = draw_patches([degraded], side, count=count, generators=generators)
