@@ -197,5 +197,7 @@ def test_the_command_writes_a_page_study_by_study(tmp_path: Path, capfd: pytest.
     assert (tmp_path / "page" / "curves-loss.svg").read_text().startswith("<?xml")
     capfd.readouterr()
     assert run("analyse") == 2
+    assert run("analyse", tmp_path / "run", "--output", tmp_path / "folder") == 2
+    assert "a Markdown file, not a folder" in capfd.readouterr().err
     assert run("analyse", tmp_path / "run", "--studies", "vibes") == 2
     assert 'no study "vibes"' in capfd.readouterr().err

@@ -1,6 +1,5 @@
 """DRUNet: residual blocks and nothing else, told by DA-CLIP what is wrong."""
 
-import math
 from typing import Any
 
 import pytest
@@ -73,25 +72,6 @@ def test_the_tone_of_the_photo_is_read_behind_the_content_and_says_nothing_at_th
     assert (told(mu, **with_tone) - told(mu, **brighter)).abs().max() > 1e-3
     with pytest.raises(UsageError, match="tone follows the content"):
         DRUNet(**{**TOLD, "content": "none"}, tone=True)
-
-
-def test_levels_change_every_pixel_of_a_colour_alike_and_nothing_at_the_start() -> None:
-    plain, levelled = DRUNet(**TOLD, tone=True), DRUNet(**TOLD, tone=True, levels=True)
-    shaken(plain)
-    missing = levelled.load_state_dict(plain.state_dict(), strict=False).missing_keys
-    assert {name.split(".")[0] for name in missing} == {"levels"}
-    mu, given = drawn(2, 3, 16, 16).clamp(0, 1), {name: e.detach() for name, e in embeddings(2).items()}
-    tone = torch.rand(2, TONES, generator=torch.Generator().manual_seed(4))
-    given["content"] = torch.cat([given["content"], tone], dim=1)
-    torch.testing.assert_close(levelled(mu, **given), plain(mu, **given))
-    head = levelled.levels
-    assert head is not None
-    with torch.no_grad():  # red twice as light, green left, blue a tenth lighter
-        head.layers[-1].bias.copy_(torch.tensor([math.log(2), 0, 0, 0, 0, 0.1]))
-    asked = torch.stack([2 * mu[:, 0], mu[:, 1], mu[:, 2] + 0.1], dim=1).clamp(-0.5, 1.5)
-    torch.testing.assert_close(levelled(mu, **given), plain(asked, **given))
-    with pytest.raises(UsageError, match="levels follow from tone and degradation"):
-        DRUNet(**TOLD, levels=True)
 
 
 def test_a_network_with_factors_multiplies_the_photo_where_it_stands() -> None:

@@ -71,6 +71,8 @@ def command(
     asked = None if studies is None else [name.strip() for name in studies.split(",") if name.strip()]
     if unknown := sorted(set(asked or ()) - set(STUDIES)):
         raise UsageError(f'no study "{unknown[0]}"', hint=f"known: {', '.join(STUDIES)}")
+    if output is not None and (output.is_dir() or not output.suffix):
+        raise UsageError(f"--output {output}: a Markdown file, not a folder", hint=f"--output {output}.md")
     from daclip.evaluate import analysis
 
     subject = analysis.Subject(

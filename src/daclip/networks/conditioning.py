@@ -157,37 +157,6 @@ class ToneVector(nn.Module):
             return self.layers(_read(tone))
 
 
-class Levels(nn.Module):
-    """Other levels for the whole photo, mu exp(factor) + shift by colour, before a network sees it.
-
-    What haze and darkness ask for first is one factor and one shift for every pixel, as in HDRNet (Gharbi et
-    al., SIGGRAPH 2017) with a grid of a single cell. Convolutions find them badly: they see a tile. Here they
-    follow from the tone of the whole photo and its degradation embedding; not from its content, by which
-    photos of the training would be known again. Starts as the identity.
-    """
-
-    def __init__(self, context_dim: int, size: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(2 * TONES + context_dim, size),
-            nn.SiLU(),
-            nn.Linear(size, size),
-            nn.SiLU(),
-            nn.Linear(size, 6),
-        )
-        _start_at_zero(self.layers[-1])
-
-    def forward(
-        self, mu: Float[Tensor, "b 3 h w"], content: Float[Tensor, "b k"], degradation: Float[Tensor, "b d"]
-    ) -> Float[Tensor, "b 3 h w"]:
-        """The photo at its new levels, within [-0.5, 1.5]; of the content only the tone behind it is read."""
-        with torch.autocast(mu.device.type, enabled=False):
-            read = torch.cat([_read(content[:, -TONES:]), unit(degradation.float())], dim=1)
-            found = self.layers(read)
-            factor, shift = found[:, :, None, None].chunk(2, dim=1)
-            return torch.addcmul(shift, mu, factor.exp()).clamp(-0.5, 1.5)
-
-
 def _read(tone: Float[Tensor, "b n"]) -> Float[Tensor, "b 2*n"]:
     """Tones as they are and as logarithms, because darkness and haze are factors.
 

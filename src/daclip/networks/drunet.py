@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from daclip.errors import UsageError
-from daclip.networks.conditioning import Conditions, Content, Levels, Modulation
+from daclip.networks.conditioning import Conditions, Content, Modulation
+from daclip.networks.fill import DEPTH, Fill
 from daclip.networks.unet import Sinusoid
 
 
@@ -57,7 +57,8 @@ class Blocks(nn.ModuleList):
 class DRUNet(nn.Module):
     """DRUNet, plain or told by DA-CLIP; adds its output to the photo, and starts as the identity.
 
-    No layer averages over its input: a tile gives the pixels of the whole photo, but near its border.
+    No layer averages over its input: a tile gives the pixels of the whole photo, but near its border; with
+    `fill`, a tile that starts at multiples of `multiple`.
 
     Args:
         widths: channels of each level, the finest first.
@@ -68,7 +69,7 @@ class DRUNet(nn.Module):
         degradation: modulate every block by the degradation prompt.
         content: how the content embedding is used, see conditioning.Content.
         tone: the content embedding is followed by the tone of the whole photo, see conditioning.ToneVector.
-        levels: the photo first gets other levels by its tone, see conditioning.Levels.
+        fill: what hides the photo is first taken out, see fill.Fill. The blocks still see what it was.
         shuffle: pixel-unshuffle factor of the stem; 2 works at half resolution.
         factors: the network gives a factor beside the term for each value of the photo: mu (1 + factor) +
             term. Haze and darkness are undone by factors, which rectifiers can only piece together.
@@ -88,22 +89,23 @@ class DRUNet(nn.Module):
         degradation: bool = False,
         content: Content = "none",
         tone: bool = False,
-        levels: bool = False,
+        fill: bool = False,
         shuffle: int = 1,
         factors: bool = False,
     ) -> None:
         super().__init__()
         self.shuffle, self.factors = shuffle, factors
-        self.multiple = shuffle * 2 ** len(encoder_blocks)
+        self._halved = shuffle * 2 ** len(encoder_blocks)
+        # tiles whose pyramids of `fill` coincide give the same pixels
+        self.multiple = max(self._halved, 2**DEPTH if fill else 1)
         self.conditions = Conditions(
             context_dim, 4 * widths[0], degradation=degradation, content=content, tone=tone
         )
-        if levels and (context_dim is None or not (tone and degradation)):
-            raise UsageError("levels follow from tone and degradation", hint="tone=True, degradation=True")
-        self.levels = Levels(context_dim, 4 * widths[0]) if levels and context_dim else None
+        self.fill = Fill(widths[0] // 2, self.conditions.size) if fill else None
         size, planes = 4 * widths[0] if self.is_timed else self.conditions.size, 3 * shuffle**2
         finer = list(pairwise(widths))
         self.head = nn.Conv2d(planes, widths[0], 3, padding=1)
+        self.taken = nn.Conv2d(planes, widths[0], 3, padding=1, bias=False) if fill else None
         self.encoders = nn.ModuleList(
             Blocks(n, c, size) for n, c in zip(encoder_blocks, widths[:-1], strict=True)
         )
@@ -114,26 +116,39 @@ class DRUNet(nn.Module):
             Blocks(n, c, size) for n, c in zip(decoder_blocks, widths[:-1], strict=True)
         )
         self.tail = nn.Conv2d(widths[0], 2 * planes if factors else planes, 3, padding=1)
-        for weight in self.tail.parameters():
-            nn.init.zeros_(weight)
+        for layer in (self.tail, *([self.taken] if self.taken is not None else [])):
+            for weight in layer.parameters():
+                nn.init.zeros_(weight)
 
     def forward(
         self,
         mu: Float[Tensor, "b 3 h w"],
         content: Float[Tensor, "b k"] | None = None,
         degradation: Float[Tensor, "b d"] | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
-        """The clean photo, unclamped. Embeddings un-normalised. Any size: padded, then cropped."""
+        *,
+        clean: Float[Tensor, "b 3 h w"] | None = None,
+    ) -> Float[Tensor, "b 3 h w"] | list[Float[Tensor, "b 3 h w"]]:
+        """The clean photo, unclamped. Embeddings un-normalised. Any size: padded, then cropped.
+
+        In training, given the `clean` photo, a list: first what `fill` makes, where there is one, and is to
+        learn from. Asked by the blocks, too, it would stay where they already manage.
+        """
         vector = self.conditions(content, degradation)
-        if self.levels is not None and content is not None and degradation is not None:
-            mu = self.levels(mu, content, degradation)
+        if self.fill is None or self.taken is None:
+            folded = self._folded(mu)
+            restored = self._restored(mu, folded, self.head(folded), vector)
+            return restored if clean is None else [restored]
+        filled = self.fill(mu, None if vector is None else vector.detach(), clean)
+        given, mu = mu, filled[0].detach()
         folded = self._folded(mu)
-        return self._restored(mu, folded, self.head(folded), vector)
+        first = self.head(folded) + self.taken(self._folded(given - mu))
+        restored = self._restored(mu, folded, first, vector)
+        return restored if clean is None else [*filled, restored]
 
     def _folded(self, photo: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p i j"]:
         """The photo padded to a size that halves evenly, at the resolution of the stem."""
         height, width = photo.shape[-2:]
-        padded = F.pad(photo, (0, -width % self.multiple, 0, -height % self.multiple))
+        padded = F.pad(photo, (0, -width % self._halved, 0, -height % self._halved))
         return F.pixel_unshuffle(padded, self.shuffle) if self.shuffle > 1 else padded
 
     def _restored(

@@ -254,7 +254,8 @@ def restorer_parts(run: RestorerRun) -> Parts:
             sampler=sampler,
             steps=len(run.sample_times) or run.sample_steps,
             times=tuple(run.sample_times),
-            # both networks keep their maps
+            # both networks keep their maps, and see the same tiles
+            multiple=max(config.multiple, initial.config.multiple if initial else 1),
             bytes_per_pixel=config.bytes_per_pixel + (initial.config.bytes_per_pixel if initial else 0),
         )
 
@@ -409,8 +410,8 @@ def _words(run: ControllerRun) -> tuple[str, ...]:
     return (*DEGRADATIONS, *own, CLEAN)
 
 
-_BRANCHES = ("tone", "levels")
-"""Parts that change nothing when they are new: a run may add them to the network it starts from."""
+_BRANCHES = ("tone", "fill")
+"""Parts that change next to nothing when they are new: a run may add them to the network it starts from."""
 
 _INITIAL = "initial"
 """Where a run keeps the model that its network goes on from, beside its own."""

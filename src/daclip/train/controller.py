@@ -76,6 +76,10 @@ class ControllerJob(nn.Module):
         """At a step."""
         return learning_rate(self.run.loop, step)
 
+    def separate(self, weights: Sequence[Tensor]) -> list[list[Tensor]]:
+        """All weights in one part: the losses share them."""
+        return [list(weights)]
+
     def after_step(self) -> None:
         """Keep the temperature where CLIP keeps it: logit_scale in [0, ln 100]."""
         with torch.no_grad():

@@ -151,7 +151,11 @@ class _Learner:
         self.scaler.unscale_(self.optimiser)
         weights = [weight for group in self.optimiser.param_groups for weight in group["params"]]
         loss = self._mean_over_processes(loss, weights)
-        norm = nn.utils.clip_grad_norm_(weights, loop.clip_norm or float("inf"))
+        norms = [
+            nn.utils.clip_grad_norm_(part, loop.clip_norm or float("inf"))
+            for part in self.job.separate(weights)
+        ]
+        norm = torch.stack(norms).max()
         # before the update: a checkpoint must never hold weights that are not numbers; a step in float16 may
         # overflow, and the scaler then leaves it out
         if not torch.isfinite(loss) or not (torch.isfinite(norm) or self.scaler.is_enabled()):

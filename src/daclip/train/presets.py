@@ -153,7 +153,7 @@ class RestorerRun:
             finished model, a bundled name or hub id stays a name in it.
         network: name and constructor arguments of the network.
         start: model whose restorer is trained on, its form in the place of `network`; empty: random weights.
-            A DRUNet with `tone` or `levels` also starts from one without.
+            A DRUNet with `tone` or `fill` also starts from one without.
         initial: model of one pass whose answer a diffusion goes on from; empty: it begins with the degraded
             photo itself.
         detail: side of blocks, in pixels: of what is left from there to the clean photo the network learns
@@ -245,7 +245,7 @@ def controller_compact() -> ControllerRun:
 
 
 def compact() -> RestorerRun:
-    """The bundled one-pass restorer, with levels: DRUNet + DA-CLIP at half resolution, 3.96 M weights."""
+    """The bundled one-pass restorer: DRUNet + DA-CLIP at half resolution, with fill, 3.94 M weights."""
     network = {
         "name": "drunet",
         "widths": [48, 96, 160],
@@ -256,7 +256,7 @@ def compact() -> RestorerRun:
         "degradation": True,
         "content": "vector",
         "tone": True,
-        "levels": True,
+        "fill": True,
         "shuffle": 2,
         "factors": True,
     }
@@ -305,7 +305,7 @@ def compact_sde() -> RestorerRun:
         "widths": [48, 96, 128],
         "middle_blocks": 2,
         "factors": False,
-        "levels": False,
+        "fill": False,
     }
     loop = replace(run.loop, steps=10_000, warmup=200)
     return replace(

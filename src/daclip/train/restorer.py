@@ -15,7 +15,7 @@ from daclip.detect import ClassTexts
 from daclip.diffusion import IRSDE
 from daclip.networks import airnet
 from daclip.networks.airnet import AirNet
-from daclip.networks.conditioning import Levels
+from daclip.networks.drunet import DRUNet
 from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes
 from daclip.train.optim import learning_rate
 from daclip.train.presets import RestorerRun
@@ -107,19 +107,13 @@ class RestorerJob(nn.Module):
         draws = [each for each in generators for _ in range(count)]
         context = context.repeated(count)
         mu = self.begun(mu, context)
-        error, restored = OBJECTIVES[self.run.objective](self, mu, self._aim(mu, x0), context, draws)
-        loss = LOSSES[self.run.loss](error).mean()
-        if isinstance(levels := getattr(self.network, "levels", None), Levels):
-            # asked for by the loss of the whole network alone, they stay where the blocks already manage
-            assert context.content is not None
-            assert context.degradation is not None
-            levelled = levels(mu, context.content, context.degradation)
-            loss = loss + LOSSES[self.run.loss](_l1(levelled, x0)).mean()
+        errors, restored = OBJECTIVES[self.run.objective](self, mu, self._aim(mu, x0), context, draws)
+        loss = torch.stack([LOSSES[self.run.loss](error).mean() for error in errors]).sum()
         if isinstance(self.network, AirNet):
             (key,) = draw_patches([degraded], side, count=count, generators=generators)
             loss = _guided(self.network, mu, key, loss, airnet.phase(progress))
         before, after = psnr(mu, x0), psnr(restored.detach().float().clamp(0, 1), x0)
-        figures = {"error": error.mean().item()}
+        figures = {"error": errors[-1].mean().item()}
         if len(gain := (after - before)[before < _UNTOUCHED]):
             figures["gain"] = gain.mean().item()
         return loss, figures
@@ -217,6 +211,18 @@ class RestorerJob(nn.Module):
             return loop.learning_rate * airnet.phase(step / loop.steps).learning_rate / airnet.HIGHEST_RATE
         return learning_rate(loop, step)
 
+    def separate(self, weights: Sequence[Tensor]) -> list[list[Tensor]]:
+        """The weights in parts that share no loss: the gradient of each is clipped by itself.
+
+        Clipped together, a photo that asks much of `fill` would move the blocks less than others.
+        """
+        fill = getattr(self.network, "fill", None)
+        if fill is None:
+            return [list(weights)]
+        part: list[Tensor] = [*fill.parameters()]
+        own = {id(weight) for weight in part}
+        return [part, [weight for weight in weights if id(weight) not in own]]
+
     def after_step(self) -> None:
         """Nothing to keep in bounds."""
 
@@ -249,7 +255,8 @@ def _scores(mu: Tensor, restored: Tensor, x0: Tensor) -> dict[str, float]:
     """PSNR and SSIM of one region, 1 3 h w: `input`, `input_ssim` of the degraded one, then the result's."""
     found: dict[str, float] = {}
     for prefix, picture in (("input", mu), ("", restored)):
-        ssim = structural_similarity_index_measure(picture, x0, data_range=1.0)
+        with torch.autocast(picture.device.type, enabled=False):  # bfloat16 is too coarse for variances
+            ssim = structural_similarity_index_measure(picture, x0, data_range=1.0)
         assert isinstance(ssim, Tensor)
         found[prefix or "psnr"] = float(psnr(picture, x0))
         found[f"{prefix}_ssim" if prefix else "ssim"] = float(ssim)
@@ -270,48 +277,49 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
 """From the L1 of each patch to its loss: the more it is bent, the more small errors count beside large."""
 
 
-# ---- objectives: the error of each patch, and the clean patch the network stands for
+# ---- objectives: the errors of each patch, and the clean patch the network stands for
 
 
 Objective = Callable[
     [RestorerJob, Tensor, Tensor, Context, Sequence[torch.Generator]],
-    tuple[Float[Tensor, "b"], Float[Tensor, "b 3 h w"]],
+    tuple[list[Float[Tensor, "b"]], Float[Tensor, "b 3 h w"]],
 ]
 
 
 def _clean(
     job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
-) -> tuple[Float[Tensor, "b"], Float[Tensor, "b 3 h w"]]:
-    """One pass: the L1 to the clean patch."""
-    restored = job.network(mu, context.content, context.degradation)
-    return _l1(restored, x0), restored
+) -> tuple[list[Float[Tensor, "b"]], Float[Tensor, "b 3 h w"]]:
+    """One pass: the L1 to the clean patch, of each answer on the way, too, where there are some."""
+    given = (mu, context.content, context.degradation)
+    answers = job.network(*given, clean=x0) if isinstance(job.network, DRUNet) else [job.network(*given)]
+    return [_l1(answer, x0) for answer in answers], answers[-1]
 
 
 def _published(
     job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
-) -> tuple[Float[Tensor, "b"], Float[Tensor, "b 3 h w"]]:
+) -> tuple[list[Float[Tensor, "b"]], Float[Tensor, "b 3 h w"]]:
     """Published: the L1 between the optimum step and the Euler step that the network's noise gives."""
     t, _, x, predicted = _diffused(job, mu, x0, context, generators)
     wanted = job.sde.reverse_step(x, x0, mu, t, t - 1)
     error = _l1(job.sde.euler_mean(x, predicted, mu, t), wanted)
-    return error, job.sde.x0_from_noise(x, job.sde.unbias(predicted, x, mu, t), mu, t)
+    return [error], job.sde.x0_from_noise(x, job.sde.unbias(predicted, x, mu, t), mu, t)
 
 
 def _noise(
     job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
-) -> tuple[Float[Tensor, "b"], Float[Tensor, "b 3 h w"]]:
+) -> tuple[list[Float[Tensor, "b"]], Float[Tensor, "b 3 h w"]]:
     """Bias-free: the L1 between true and predicted noise, worth what it is worth in the next state."""
     t, noise, x, predicted = _diffused(job, mu, x0, context, generators)
     weight = torch.as_tensor(job.sde.weight(t), dtype=torch.float32, device=mu.device)
-    return weight * _l1(predicted, noise), job.sde.x0_from_noise(x, predicted, mu, t)
+    return [weight * _l1(predicted, noise)], job.sde.x0_from_noise(x, predicted, mu, t)
 
 
 def _x0(
     job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
-) -> tuple[Float[Tensor, "b"], Float[Tensor, "b 3 h w"]]:
+) -> tuple[list[Float[Tensor, "b"]], Float[Tensor, "b 3 h w"]]:
     """Bias-free, too: the L1 between the clean patch and the one the network sees in the state."""
     *_, predicted = _diffused(job, mu, x0, context, generators)
-    return _l1(predicted, x0), predicted
+    return [_l1(predicted, x0)], predicted
 
 
 def _diffused(

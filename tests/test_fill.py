@@ -1,0 +1,108 @@
+"""What hides the photo is found and filled from around, without a weight in the filling itself."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from daclip.networks.drunet import DRUNet
+from daclip.networks.fill import Fill, push_pull
+from daclip.train.restorer import psnr
+from test_drunet import TOLD, embeddings
+from test_nafnet import drawn, shaken
+
+pytestmark = pytest.mark.torch
+
+
+def smooth(count: int, height: int, width: int) -> Tensor:
+    """Soft pictures with values in [0.1, 0.7]."""
+    coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(7))
+    return F.interpolate(coarse, (height, width), mode="bilinear") * 0.6 + 0.1
+
+
+def holed(photos: Tensor, side: int = 12) -> Tensor:
+    """The pictures with a white square each, somewhere else in each."""
+    result = photos.clone()
+    for i, photo in enumerate(result):
+        top, left = 3 + 7 * i % 40, 5 + 11 * i % 40
+        photo[:, top : top + side, left : left + side] = 1
+    return result
+
+
+def test_pixels_that_are_not_trusted_are_not_in_what_is_put_in_their_place() -> None:
+    photo = torch.tensor([0.2, 0.5, 0.7])[None, :, None, None].expand(1, 3, 128, 256).clone()
+    photo[..., 128:] = 0.9
+    trust = torch.ones(1, 1, 128, 256)
+    hidden = photo.clone()
+    hidden[..., 30:70, 20:60], trust[..., 30:70, 20:60] = (
+        1,
+        0,
+    )  # 20 pixels left of it, and far from the border
+    filled = push_pull(hidden, trust)
+    inside = filled[..., 30:70, 20:50]
+    torch.testing.assert_close(inside, photo[..., 30:70, 20:50], rtol=0, atol=0.02)
+    torch.testing.assert_close(filled[..., 200:], photo[..., 200:], rtol=0, atol=1e-3)
+
+
+def test_where_nothing_can_be_trusted_numbers_stay_numbers() -> None:
+    assert push_pull(torch.ones(1, 3, 128, 128), torch.zeros(1, 1, 128, 128)).isfinite().all()
+
+
+@pytest.mark.parametrize("side", [(1, 1), (37, 50), (130, 128)])
+def test_an_untrained_one_leaves_the_photo_nearly_as_it_is(side: tuple[int, int]) -> None:
+    photo = smooth(2, *side)
+    (filled,) = Fill(4, 0)(photo, None)
+    assert filled.shape == photo.shape
+    assert (filled - photo).abs().max() < 0.03
+
+
+def test_what_is_learnt_from_is_filled_from_pixels_as_in_the_clean_photo() -> None:
+    fill, clean = Fill(4, 0), smooth(1, 64, 64)
+    fill.tail.bias = nn.Parameter(torch.full((4,), 20.0))  # hides everything, and so trusts nothing
+    own, learnt_from = fill(holed(clean), None, clean)
+    hole = (holed(clean) - clean).abs().sum(1, keepdim=True) > 0
+    assert ((learnt_from - clean).abs() * hole).max() < 0.1
+    assert ((own - clean).abs() * hole).max() > 0.2
+
+
+def test_it_learns_to_take_holes_out_and_to_leave_the_rest() -> None:
+    torch.manual_seed(0)
+    fill, clean = Fill(8, 0), smooth(6, 64, 64)
+    degraded = holed(clean)
+    optimiser = torch.optim.Adam(fill.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimiser.zero_grad()
+        losses = [F.l1_loss(answer, clean) for answer in fill(degraded, None, clean)]
+        torch.stack(losses).sum().backward()
+        optimiser.step()
+    with torch.no_grad():
+        (filled,) = fill(degraded, None)
+    assert (psnr(filled, clean) - psnr(degraded, clean)).mean() > 8
+
+
+def test_the_network_sees_the_filled_photo_and_what_was_taken_and_neither_learns_for_the_other() -> None:
+    network, given = shaken(DRUNet(**TOLD, fill=True)), embeddings(2)
+    assert network.fill is not None
+    assert network.taken is not None
+    mu, clean = holed(smooth(2, 64, 64)), smooth(2, 64, 64)
+    own, learnt_from, restored = network(mu, **given, clean=clean)
+    torch.testing.assert_close(network(mu, **given), restored)
+    restored.abs().mean().backward(retain_graph=True)
+    assert all(weight.grad is None for weight in network.fill.parameters())
+    assert network.taken.weight.grad is not None
+    assert network.taken.weight.grad.abs().max() > 0
+    network.zero_grad()
+    (own.mean() + learnt_from.mean()).backward()
+    assert all(weight.grad is not None for weight in network.fill.parameters())
+    others = [w for name, w in network.named_parameters() if not name.startswith("fill.")]
+    assert not any(weight.grad is not None and weight.grad.abs().max() > 0 for weight in others)
+
+
+def test_a_network_with_fill_starts_near_one_without() -> None:
+    plain, filling = DRUNet(**TOLD), DRUNet(**TOLD, fill=True)
+    shaken(plain)
+    missing = filling.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert {name.split(".")[0] for name in missing} == {"fill", "taken"}
+    mu, given = smooth(2, 32, 32) + 0.01 * drawn(2, 3, 32, 32), embeddings(2)
+    with torch.no_grad():
+        assert (filling(mu, **given) - plain(mu, **given)).abs().mean() < 0.02
