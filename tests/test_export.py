@@ -97,7 +97,7 @@ def test_a_one_pass_graph_computes_what_torch_does_at_any_size_and_batch(one_pas
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_restorer_is_told_the_tone_of_the_whole_photo(tmp_path: Path, name: str) -> None:
     """Every tile is told the same, and a network that reads it answers to it."""
-    folder = write_model(tmp_path / "model", {**DRUNET, "tone": True, "levels": True}, dtype="float32")
+    folder = write_model(tmp_path / "model", {**DRUNET, "tone": True, "fill": True}, dtype="float32")
     export(folder)
     restorer, reference = (
         Restorer(folder, engine=each, precision="fp32", threads=1) for each in (name, "torch")
