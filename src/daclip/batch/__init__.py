@@ -156,10 +156,14 @@ def run(
     A result that is there is replaced where this batch wrote it, or with `overwrite`; else the photo fails.
     A full disk ends the run after its record, since no other photo would fit.
     """
-    _sweep(manifest, recipe)
+    output = manifest.path.parent
+    _sweep({(output / name).parent for name in manifest.begun()})
+    folders: set[Path] = set()
 
     def claimed() -> Iterator[Task | None]:
         for task in tasks:
+            if task:
+                folders.add((output / task.name).parent)
             yield task and _claim(task, recipe, manifest, overwrite=overwrite)
 
     records = executor(claimed(), recipe, workers=workers)
@@ -168,7 +172,8 @@ def run(
             manifest.add(record)
             yield record
             if record["action"] == "failed" and record["error"]["kind"] == "no-space":
-                return
+                break
+    _sweep(folders)  # a machine that was lost left what it had half-written
 
 
 def _claim(task: Task, recipe: Recipe, manifest: Manifest, *, overwrite: bool) -> Task:
@@ -180,9 +185,8 @@ def _claim(task: Task, recipe: Recipe, manifest: Manifest, *, overwrite: bool) -
     return replace(task, claimed=overwrite)
 
 
-def _sweep(manifest: Manifest, recipe: Recipe) -> None:
-    """Remove what a killed run left half-written, in the folders where it was at work."""
-    folders = {(manifest.path.parent / name).parent for name in manifest.begun()}
+def _sweep(folders: Iterable[Path]) -> None:
+    """Remove what was left half-written in folders where no one is at work any more."""
     for leftover in (path for folder in folders for path in folder.glob(image.TEMPORARY_FILES)):
         leftover.unlink(missing_ok=True)
 
