@@ -34,10 +34,8 @@ def test_pixels_that_are_not_trusted_are_not_in_what_is_put_in_their_place() -> 
     photo[..., 128:] = 0.9
     trust = torch.ones(1, 1, 128, 256)
     hidden = photo.clone()
-    hidden[..., 30:70, 20:60], trust[..., 30:70, 20:60] = (
-        1,
-        0,
-    )  # 20 pixels left of it, and far from the border
+    hidden[..., 30:70, 20:60] = 1
+    trust[..., 30:70, 20:60] = 0
     filled = push_pull(hidden, trust)
     inside = filled[..., 30:70, 20:50]
     torch.testing.assert_close(inside, photo[..., 30:70, 20:50], rtol=0, atol=0.02)
