@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from daclip.networks.conditioning import Conditions, Content, Modulation
+from daclip.errors import UsageError
+from daclip.networks.conditioning import Conditions, Content, Modulation, unit
 from daclip.networks.fill import DEPTH, Fill
 from daclip.networks.unet import Sinusoid
+from daclip.networks.veil import Veil, white
 
 
 class ResBlock(nn.Module):
@@ -70,6 +72,7 @@ class DRUNet(nn.Module):
         content: how the content embedding is used, see conditioning.Content.
         tone: the content embedding is followed by the tone of the whole photo, see conditioning.ToneVector.
         fill: what hides the photo is first taken out, see fill.Fill. The blocks still see what it was.
+        veil: then the veil of haze is taken off, see veil.Veil, which needs the tone. The same holds.
         shuffle: pixel-unshuffle factor of the stem; 2 works at half resolution.
         factors: the network gives a factor beside the term for each value of the photo: mu (1 + factor) +
             term. Haze and darkness are undone by factors, which rectifiers can only piece together.
@@ -90,6 +93,7 @@ class DRUNet(nn.Module):
         content: Content = "none",
         tone: bool = False,
         fill: bool = False,
+        veil: bool = False,
         shuffle: int = 1,
         factors: bool = False,
     ) -> None:
@@ -101,11 +105,15 @@ class DRUNet(nn.Module):
         self.conditions = Conditions(
             context_dim, 4 * widths[0], degradation=degradation, content=content, tone=tone
         )
-        self.fill = Fill(widths[0] // 2, self.conditions.size) if fill else None
+        told = context_dim if degradation and context_dim else 0
+        self.fill = Fill(widths[0] // 2, told) if fill else None
+        if veil and not (tone and told):
+            raise UsageError("the veil is measured against the tone, and told", hint="tone and degradation")
+        self.veil = Veil(told) if veil else None
         size, planes = 4 * widths[0] if self.is_timed else self.conditions.size, 3 * shuffle**2
         finer = list(pairwise(widths))
         self.head = nn.Conv2d(planes, widths[0], 3, padding=1)
-        self.taken = nn.Conv2d(planes, widths[0], 3, padding=1, bias=False) if fill else None
+        self.taken = nn.Conv2d(planes, widths[0], 3, padding=1, bias=False) if fill or veil else None
         self.encoders = nn.ModuleList(
             Blocks(n, c, size) for n, c in zip(encoder_blocks, widths[:-1], strict=True)
         )
@@ -127,23 +135,49 @@ class DRUNet(nn.Module):
         degradation: Float[Tensor, "b d"] | None = None,
         *,
         clean: Float[Tensor, "b 3 h w"] | None = None,
-    ) -> Float[Tensor, "b 3 h w"] | list[Float[Tensor, "b 3 h w"]]:
+    ) -> Float[Tensor, "b 3 h w"] | tuple[Float[Tensor, "b 3 h w"], list[Float[Tensor, "b"]]]:
         """The clean photo, unclamped. Embeddings un-normalised. Any size: padded, then cropped.
 
-        In training, given the `clean` photo, a list: first what `fill` makes, where there is one, and is to
-        learn from. Asked by the blocks, too, it would stay where they already manage.
+        In training, given the `clean` photo, the errors of `uncovered` beside it.
         """
         vector = self.conditions(content, degradation)
-        if self.fill is None or self.taken is None:
-            folded = self._folded(mu)
-            restored = self._restored(mu, folded, self.head(folded), vector)
-            return restored if clean is None else [restored]
-        filled = self.fill(mu, None if vector is None else vector.detach(), clean)
-        given, mu = mu, filled[0].detach()
+        given = mu
+        mu, errors = self.uncovered(mu, content, degradation, clean=clean)
         folded = self._folded(mu)
-        first = self.head(folded) + self.taken(self._folded(given - mu))
+        first = self.head(folded)
+        if self.taken is not None:
+            first = first + self.taken(self._folded(given - mu))
         restored = self._restored(mu, folded, first, vector)
-        return restored if clean is None else [*filled, restored]
+        return restored if clean is None else (restored, errors)
+
+    def uncovered(
+        self,
+        mu: Float[Tensor, "b 3 h w"],
+        content: Float[Tensor, "b k"] | None = None,
+        degradation: Float[Tensor, "b d"] | None = None,
+        *,
+        clean: Float[Tensor, "b 3 h w"] | None = None,
+    ) -> tuple[Float[Tensor, "b 3 h w"], list[Float[Tensor, "b"]]]:
+        """The photo as the blocks see it, without what hides it and without its veil.
+
+        Given the `clean` photo, with the errors that `fill` and `veil` learn from. Asked by the blocks, too,
+        they would stay where those already manage; so nothing the blocks do teaches them.
+        """
+        told = None if degradation is None else unit(degradation)
+        errors: list[Tensor] = []
+        if self.fill is not None:
+            if clean is None:
+                mu = self.fill(mu, told)
+            else:
+                mu, error = self.fill.lesson(mu, told, clean)
+                mu, errors = mu.detach(), [error]
+        if self.veil is not None and told is not None and content is not None:
+            if clean is None:
+                mu = self.veil(mu, told, white(content))
+            else:
+                mu, error = self.veil.lesson(mu, told, white(content), clean)
+                mu, errors = mu.detach(), [*errors, error]
+        return mu, errors
 
     def _folded(self, photo: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p i j"]:
         """The photo padded to a size that halves evenly, at the resolution of the stem."""

@@ -11,20 +11,22 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from daclip.networks.conditioning import Modulation
-
 DEPTH = 7
 """Levels of the pyramid: holes up to 2 ** 7 pixels wide are filled from around."""
+
+_HELPS, _SEEN = 0.6, 0.3
+"""Something hides a photo if filling leaves so much of its error, or less, and so much of it can be seen."""
 
 
 class Fill(nn.Module):
     """Finds what hides the photo, told by DA-CLIP what it is, and puts there what is around it.
 
-    Starts by finding all but nothing.
+    Starts by finding all but nothing. Whether anything hides the photo is said by the embedding alone: it
+    tells a flake from a lamp.
 
     Args:
         width: channels at half resolution; twice as many at a quarter.
-        size: of the conditioning vector.
+        size: of the degradation embedding; 0 for one that is told nothing.
     """
 
     def __init__(self, width: int, size: int) -> None:
@@ -33,39 +35,83 @@ class Fill(nn.Module):
         self.down = nn.Conv2d(width, 2 * width, 2, stride=2)
         self.conv = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
         self.wide = nn.Conv2d(2 * width, 2 * width, 3, padding=4, dilation=4)  # holes may be wide
-        self.modulation = Modulation(2 * width, size)
+        self.told = nn.Linear(size, 2 * width) if size else None
+        self.gate = nn.Linear(size, 1) if size else None
         self.up = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
         self.tail = nn.Conv2d(width, 4, 3, padding=1)
         nn.init.zeros_(self.tail.weight)
         self.tail.bias = nn.Parameter(torch.full((4,), -3.0))
+        if self.gate is not None:
+            nn.init.zeros_(self.gate.weight)
+            nn.init.zeros_(self.gate.bias)
 
     def forward(
-        self,
-        mu: Float[Tensor, "b 3 h w"],
-        vector: Float[Tensor, "b e"] | None,
-        clean: Float[Tensor, "b 3 h w"] | None = None,
-    ) -> list[Float[Tensor, "b 3 h w"]]:
-        """The photo without what hides it, of any size; in training, given `clean`, two to learn from.
+        self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"] | None
+    ) -> Float[Tensor, "b 3 h w"]:
+        """The photo without what hides it, of any size.
 
-        The second is filled from the pixels that truly are as in the clean photo. Filled from those it trusts
-        itself, it sees no gain in hiding the middle of a hole whose border it still trusts.
+        Args:
+            mu: the photo.
+            told: direction of the degradation embedding.
         """
+        hidden, gate = self._logits(mu, told)
+        return self.without_hidden(mu, hidden, gate)
+
+    def lesson(
+        self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"] | None, clean: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b"]]:
+        """The answer of `forward`, and the error to learn from: the cross-entropy of what hides the photo.
+
+        Asked for the clean photo instead, it closes: nearly all photos and pixels ask it to change nothing,
+        and one that hides the middle of a hole, whose border it still trusts, gains nothing by it.
+        """
+        hidden, gate = self._logits(mu, told)
+        same = same_pixels(mu, clean)
+        best = filled(mu, 1 - same, same)
+        before, after = ((each - clean).abs().mean((1, 2, 3)) for each in (mu, best))
+        helps = ((after < _HELPS * before) & (same.mean((1, 2, 3)) > _SEEN)).to(mu.dtype)
+        error = F.binary_cross_entropy_with_logits(hidden, 1 - same, reduction="none").mean((1, 2, 3)) * helps
+        if gate is not None:
+            error = error + F.binary_cross_entropy_with_logits(gate, helps, reduction="none")
+        return self.without_hidden(mu, hidden, gate), error
+
+    def _logits(
+        self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"] | None
+    ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b"] | None]:
+        """Of each pixel, whether something hides the scene there; of the photo, whether anywhere."""
         height, width = mu.shape[-2:]
-        padding = (0, -width % 2**DEPTH, 0, -height % 2**DEPTH)
-        padded = F.pad(mu, padding)
-        x = F.relu(self.head(F.pixel_unshuffle(padded, 2)))
+        x = F.relu(self.head(F.pixel_unshuffle(_padded(mu), 2)))
         coarse = F.relu(self.down(x))
-        coarse = coarse + F.relu(self.modulation(self.conv(coarse), vector))
+        word = 0 if self.told is None or told is None else self.told(told)[:, :, None, None]
+        coarse = coarse + F.relu(self.conv(coarse) + word)
         coarse = coarse + F.relu(self.wide(coarse))
-        hides = F.pixel_shuffle(self.tail(F.relu(x + self.up(coarse))), 2)[..., :height, :width]
-        with torch.autocast(mu.device.type, enabled=False):
-            hides = hides.float().sigmoid()
+        hidden = F.pixel_shuffle(self.tail(F.relu(x + self.up(coarse))), 2)[..., :height, :width]
+        gate = None if self.gate is None or told is None else self.gate(told)[:, 0].float()
+        return hidden.float(), gate
 
-            def filled(trust: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 3 h w"]:
-                around = push_pull(padded.float(), F.pad(trust, padding))[..., :height, :width]
-                return torch.addcmul(mu, hides, around - mu)
+    def without_hidden(
+        self, mu: Float[Tensor, "b 3 h w"], hidden: Float[Tensor, "b 1 h w"], gate: Float[Tensor, "b"] | None
+    ) -> Float[Tensor, "b 3 h w"]:
+        """The photo, filled where both say so, by their logits."""
+        hides = hidden.sigmoid()
+        if gate is not None:
+            hides = hides * gate.sigmoid()[:, None, None, None]
+        # what is in doubt is not trusted: a tenth of the middle of a hole would outweigh its border
+        return filled(mu, hides, (1 - hides) ** 4)
 
-            return [filled(1 - hides), *([] if clean is None else [filled(same_pixels(mu, clean))])]
+
+def filled(
+    mu: Float[Tensor, "b 3 h w"], hides: Float[Tensor, "b 1 h w"], trust: Float[Tensor, "b 1 h w"]
+) -> Float[Tensor, "b 3 h w"]:
+    """The photo with what the trusted pixels say in place of those that something hides."""
+    with torch.autocast(mu.device.type, enabled=False):
+        around = push_pull(_padded(mu).float(), _padded(trust))[..., : mu.shape[-2], : mu.shape[-1]]
+        return torch.addcmul(mu, hides, around - mu)
+
+
+def _padded(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i j"]:
+    """With zeros, to a size that halves as often as the pyramid has levels."""
+    return F.pad(x, (0, -x.shape[-1] % 2**DEPTH, 0, -x.shape[-2] % 2**DEPTH))
 
 
 def same_pixels(mu: Float[Tensor, "b 3 h w"], clean: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:

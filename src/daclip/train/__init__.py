@@ -31,6 +31,7 @@ from daclip.train.controller import WORDS, ControllerJob
 from daclip.train.estimate import Estimate, estimate_job
 from daclip.train.presets import (
     KINDS,
+    ONE_PASS,
     PRESETS,
     BackboneRun,
     ControllerRun,
@@ -232,7 +233,7 @@ def restorer_parts(run: RestorerRun) -> Parts:
         std=encoder.std,
     )
     config = ModelConfig(
-        kind="one-pass" if run.objective == "clean" else "diffusion",
+        kind="one-pass" if run.objective in ONE_PASS else "diffusion",
         encoder=_carried(found),
         network=run.network,
         view_side=encoder.view_side,
@@ -244,7 +245,7 @@ def restorer_parts(run: RestorerRun) -> Parts:
         overlap=_overlap(run),
         dtype="float16",
     )
-    if run.objective != "clean":
+    if run.objective not in ONE_PASS:
         sampler = "posterior" if run.objective == "published" or run.sample_times else "mrs"
         config = replace(
             config,
@@ -410,7 +411,7 @@ def _words(run: ControllerRun) -> tuple[str, ...]:
     return (*DEGRADATIONS, *own, CLEAN)
 
 
-_BRANCHES = ("tone", "fill")
+_BRANCHES = ("tone", "fill", "veil")
 """Parts that change next to nothing when they are new: a run may add them to the network it starts from."""
 
 _INITIAL = "initial"

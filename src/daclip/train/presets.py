@@ -153,13 +153,13 @@ class RestorerRun:
             finished model, a bundled name or hub id stays a name in it.
         network: name and constructor arguments of the network.
         start: model whose restorer is trained on, its form in the place of `network`; empty: random weights.
-            A DRUNet with `tone` or `fill` also starts from one without.
+            A DRUNet with `tone`, `fill` or `veil` also starts from one without.
         initial: model of one pass whose answer a diffusion goes on from; empty: it begins with the degraded
             photo itself.
         detail: side of blocks, in pixels: of what is left from there to the clean photo the network learns
             only what is finer than their means; 0: all of it.
-        objective: `clean` is one pass; `published`, `noise` and `x0` train a diffusion network, see
-            train.restorer.OBJECTIVES.
+        objective: `clean` is one pass, `uncover` trains only `fill` and `veil` of one; `published`, `noise`
+            and `x0` train a diffusion network, see train.restorer.OBJECTIVES.
         loss: `l1`, `root-l1` or `log-l1`, see train.restorer.LOSSES. The more it is bent, the more a tenth
             less error counts the same in a dark patch and in a slightly blurred one, as it does in PSNR.
         sde: arguments of IRSDE where they are not its defaults, for diffusion.
@@ -187,7 +187,7 @@ class RestorerRun:
     start: str = ""
     initial: str = ""
     detail: int = 0
-    objective: Literal["clean", "published", "noise", "x0"] = "clean"
+    objective: Literal["clean", "uncover", "published", "noise", "x0"] = "clean"
     loss: Literal["l1", "root-l1", "log-l1"] = "root-l1"
     sde: dict[str, Any] = field(default_factory=dict[str, Any])
     sample_steps: int = 8
@@ -227,11 +227,14 @@ class RestorerRun:
                 raise UsageError(f"{name}={getattr(self, name)} does not fit into region={self.region}")
             if self.detail and getattr(self, name) % self.detail:
                 raise UsageError(f"{name}={getattr(self, name)} is no multiple of detail={self.detail}")
-        if self.objective == "clean" and (self.sde or self.initial):
+        if self.objective in ONE_PASS and (self.sde or self.initial):
             raise UsageError(
                 "a network of one pass has no sde or initial", hint="objective=x0 is a diffusion"
             )
 
+
+ONE_PASS = ("clean", "uncover")
+"""Objectives of networks that answer at once."""
 
 Run = BackboneRun | ControllerRun | RestorerRun
 
@@ -245,7 +248,7 @@ def controller_compact() -> ControllerRun:
 
 
 def compact() -> RestorerRun:
-    """The bundled one-pass restorer: DRUNet + DA-CLIP at half resolution, with fill, 3.94 M weights."""
+    """The bundled one-pass restorer: DRUNet + DA-CLIP at half resolution, with veil, 3.88 M weights."""
     network = {
         "name": "drunet",
         "widths": [48, 96, 160],
@@ -256,7 +259,7 @@ def compact() -> RestorerRun:
         "degradation": True,
         "content": "vector",
         "tone": True,
-        "fill": True,
+        "veil": True,
         "shuffle": 2,
         "factors": True,
     }
@@ -305,7 +308,7 @@ def compact_sde() -> RestorerRun:
         "widths": [48, 96, 128],
         "middle_blocks": 2,
         "factors": False,
-        "fill": False,
+        "veil": False,
     }
     loop = replace(run.loop, steps=10_000, warmup=200)
     return replace(

@@ -13,12 +13,13 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from daclip import clip, detect, sampling, tiling
 from daclip.detect import ClassTexts
 from daclip.diffusion import IRSDE
+from daclip.errors import UsageError
 from daclip.networks import airnet
 from daclip.networks.airnet import AirNet
 from daclip.networks.drunet import DRUNet
 from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes
 from daclip.train.optim import learning_rate
-from daclip.train.presets import RestorerRun
+from daclip.train.presets import ONE_PASS, RestorerRun
 from daclip.vocabulary import CLEAN
 
 _UNTOUCHED = 60.0
@@ -108,7 +109,9 @@ class RestorerJob(nn.Module):
         context = context.repeated(count)
         mu = self.begun(mu, context)
         errors, restored = OBJECTIVES[self.run.objective](self, mu, self._aim(mu, x0), context, draws)
-        loss = torch.stack([LOSSES[self.run.loss](error).mean() for error in errors]).sum()
+        *first, last = errors
+        # bent, the errors of the first parts would count most the many photos that are to stay as they are
+        loss = torch.stack([*(error.mean() for error in first), LOSSES[self.run.loss](last).mean()]).sum()
         if isinstance(self.network, AirNet):
             (key,) = draw_patches([degraded], side, count=count, generators=generators)
             loss = _guided(self.network, mu, key, loss, airnet.phase(progress))
@@ -157,7 +160,7 @@ class RestorerJob(nn.Module):
 
     def restored(self, mu: Float[Tensor, "b 3 h w"], context: Context) -> Float[Tensor, "b 3 h w"]:
         """The clean photo, unclamped, as the trained network makes it."""
-        if self.run.objective == "clean":
+        if self.run.objective in ONE_PASS:
             return self.network(mu, context.content, context.degradation)
         mu = self.begun(mu, context)
         generator = torch.Generator().manual_seed(0)
@@ -216,12 +219,15 @@ class RestorerJob(nn.Module):
 
         Clipped together, a photo that asks much of `fill` would move the blocks less than others.
         """
-        fill = getattr(self.network, "fill", None)
-        if fill is None:
-            return [list(weights)]
-        part: list[Tensor] = [*fill.parameters()]
-        own = {id(weight) for weight in part}
-        return [part, [weight for weight in weights if id(weight) not in own]]
+        own: list[list[Tensor]] = [[*part.parameters()] for part in self._first_parts()]
+        ids = {id(weight) for part in own for weight in part}
+        return [*own, [weight for weight in weights if id(weight) not in ids]]
+
+    def _first_parts(self) -> list[nn.Module]:
+        """Parts of the network with losses of their own."""
+        network = self.network
+        found = [network.fill, network.veil] if isinstance(network, DRUNet) else []
+        return [part for part in found if part is not None]
 
     def after_step(self) -> None:
         """Nothing to keep in bounds."""
@@ -289,10 +295,26 @@ Objective = Callable[
 def _clean(
     job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
 ) -> tuple[list[Float[Tensor, "b"]], Float[Tensor, "b 3 h w"]]:
-    """One pass: the L1 to the clean patch, of each answer on the way, too, where there are some."""
+    """One pass: the L1 to the clean patch, behind the errors of what the network does before."""
     given = (mu, context.content, context.degradation)
-    answers = job.network(*given, clean=x0) if isinstance(job.network, DRUNet) else [job.network(*given)]
-    return [_l1(answer, x0) for answer in answers], answers[-1]
+    errors: list[Tensor] = []
+    if isinstance(job.network, DRUNet):
+        restored, errors = job.network(*given, clean=x0)
+    else:
+        restored = job.network(*given)
+    return [*errors, _l1(restored, x0)], restored
+
+
+def _uncovered(
+    job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
+) -> tuple[list[Float[Tensor, "b"]], Float[Tensor, "b 3 h w"]]:
+    """One pass, `fill` and `veil` of a DRUNet alone: their errors."""
+    if not isinstance(job.network, DRUNet):
+        raise UsageError("only a DRUNet uncovers photos", hint="objective=clean")
+    mu, errors = job.network.uncovered(mu, context.content, context.degradation, clean=x0)
+    if not errors:
+        raise UsageError("a network with neither fill nor veil", hint="objective=clean")
+    return [*errors, _l1(mu, x0)], mu
 
 
 def _published(
@@ -340,6 +362,7 @@ def _l1(a: Tensor, b: Tensor) -> Float[Tensor, "b"]:
 
 OBJECTIVES: dict[str, Objective] = {
     "clean": _clean,
+    "uncover": _uncovered,
     "published": _published,
     "noise": _noise,
     "x0": _x0,
