@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -581,6 +582,26 @@ def test_two_processes_make_the_update_of_one(
     for step in (1, 2, 3):
         assert min(second[step]) == pytest.approx(min(first[step]), abs=1e-5)
     torch.testing.assert_close(flat(tmp_path / "two"), flat(tmp_path / "one"), atol=2e-3, rtol=0)
+
+
+def test_a_step_is_left_out_by_all_processes_where_one_overflows(photos: Path, encoder: Path) -> None:
+    class OtherOverflows(Accelerator):
+        """Of two processes: what comes from the other one is infinite."""
+
+        @property
+        def num_processes(self) -> int:
+            return 2
+
+        def reduce(self, tensor: Tensor, reduction: str = "sum", scale: float = 1.0) -> Tensor:
+            return torch.cat([tensor[:1], tensor[1:] + math.inf])
+
+    job, _ = train.restorer_parts(restorer_run(photos, encoder, precision="fp16"))
+    learner = loop._Learner(job, OtherOverflows(cpu=True))
+    before = {name: weight.clone() for name, weight in job.learning().state_dict().items()}
+    learner.step(batch(), 0)
+    assert learner.state()["scaler"]["scale"] < 2**16
+    for name, weight in job.learning().state_dict().items():
+        assert torch.equal(weight, before[name]), name
 
 
 # ---- interruptions

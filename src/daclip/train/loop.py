@@ -148,9 +148,10 @@ class _Learner:
                 mean, figures = self.job(part.to(self.accelerator.device), number / loop.steps)
             self.scaler.scale(mean / loop.accumulate).backward()
             loss += mean.detach() / loop.accumulate
-        self.scaler.unscale_(self.optimiser)
         weights = [weight for group in self.optimiser.param_groups for weight in group["params"]]
         loss = self._mean_over_processes(loss, weights)
+        # after the mean, so that every process knows when one of them overflowed
+        self.scaler.unscale_(self.optimiser)
         norms = [
             nn.utils.clip_grad_norm_(part, loop.clip_norm or float("inf"))
             for part in self.job.separate(weights)
