@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -25,7 +26,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from daclip import checkpoints, cli, models, train
-from daclip.errors import DataError, UsageError
+from daclip.data import Pairs, published_layout
+from daclip.errors import DataError, PhotoError, UsageError
 from daclip.networks.conditioning import TONES
 from daclip.networks.nafnet import NAFNet
 from daclip.train import loop, resume
@@ -822,6 +824,31 @@ def test_batches_do_not_depend_on_where_they_start(photos: Path) -> None:
     late = list(loop.batches(data, size=2, start=3, stop=4, workers=0))
     assert torch.equal(some[2].degraded, late[0].degraded)
     assert some[2].names == late[0].names
+
+
+@pytest.mark.slow
+def test_a_photo_that_cannot_be_drawn_is_one_line_from_a_worker_too(tmp_path: Path) -> None:
+    for kind in ("truncated", "unequal"):
+        for side in ("LQ", "GT"):
+            write_photos(tmp_path / kind / "hazy" / side, 2)
+    cut = tmp_path / "truncated" / "hazy" / "LQ" / "0.png"
+    cut.write_bytes(cut.read_bytes()[:2000])
+    small = tmp_path / "unequal" / "hazy" / "LQ" / "0.png"
+    cv2.imwrite(str(small), np.zeros((50, 70, 3), np.uint8))
+    code = (
+        "import sys; from pathlib import Path; from daclip.data import Pairs, published_layout\n"
+        "from daclip.train import loop\n"
+        "for root in sys.argv[1:]:\n"
+        "    data = Pairs(pairs=published_layout(Path(root), 'val'), region=32)\n"
+        "    try: list(loop.batches(data, size=2, start=0, stop=1, workers=1))\n"
+        "    except Exception as error: print(type(error).__name__, error)\n"
+    )
+    roots = [str(tmp_path / kind) for kind in ("truncated", "unequal")]
+    # in a process of its own: one that has decoded photos cannot be forked
+    done = subprocess.run([sys.executable, "-c", code, *roots], capture_output=True, text=True, check=False)
+    first, second = done.stdout.splitlines()
+    assert first.startswith("PhotoError picture ends early; ")
+    assert second.startswith(f"DataError {small}: 70 x 50 pixels, but its clean photo has 70 x 60; ")
 
 
 # ---- presets, and words of one's own

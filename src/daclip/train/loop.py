@@ -20,8 +20,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.utils import save_image
 
-from daclip.data import DataSet, Sample
-from daclip.errors import DataError, UsageError
+from daclip.data import DataSet
+from daclip.errors import DaclipError, DataError, UsageError
 from daclip.train import resume
 from daclip.train.batch import Batch, collate
 from daclip.train.controller import ControllerJob
@@ -258,14 +258,20 @@ def _tracker(
 # ---- data
 
 
-class _Draws(Dataset[tuple[int, Sample]]):
-    """A data set as the loader wants it."""
+class _Batches(Dataset[Batch | DaclipError]):
+    """A data set as the loader wants it: the batch of some numbers.
+
+    An error is handed over as a value: torch would make a text of its traceback, and fail on a PhotoError.
+    """
 
     def __init__(self, data: DataSet) -> None:
         self.data = data
 
-    def __getitem__(self, index: int) -> tuple[int, Sample]:
-        return index, self.data.draw(index)
+    def __getitem__(self, indices: Sequence[int]) -> Batch | DaclipError:
+        try:
+            return collate([(index, self.data.draw(index)) for index in indices])
+        except DaclipError as error:
+            return error
 
 
 def batches(
@@ -286,19 +292,24 @@ def batches(
         stop: number behind the last one.
         workers: processes that draw.
         share: number of this process and of all; each gets its part of every batch.
+
+    Raises PhotoError or DataError for a photo that cannot be drawn, from a worker, too.
     """
     process, processes = share
     own = size // processes
     first = [batch * size + process * own for batch in range(start, stop)]
     loader = DataLoader(
-        _Draws(data),
-        batch_sampler=[[*range(index, index + own)] for index in first],
+        _Batches(data),
+        sampler=[range(index, index + own) for index in first],
+        batch_size=None,  # they come as batches
         num_workers=workers,
-        collate_fn=collate,
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
-    return iter(loader)
+    for drawn in loader:
+        if isinstance(drawn, DaclipError):
+            raise drawn
+        yield drawn
 
 
 def regions_per_step(run: ControllerRun | RestorerRun) -> int:
