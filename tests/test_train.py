@@ -26,7 +26,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from daclip import checkpoints, cli, models, train
-from daclip.data import Pairs, published_layout
 from daclip.errors import DataError, PhotoError, UsageError
 from daclip.networks.conditioning import TONES
 from daclip.networks.nafnet import NAFNet
@@ -805,6 +804,21 @@ def test_contradictions_are_found_before_the_first_step(photos: Path, encoder: P
         carry_out(narrow, tmp_path / "a")
     with pytest.raises(DataError, match="a single photo"):
         carry_out(restorer_run(write_photos(tmp_path / "one", 1), encoder), tmp_path / "c")
+    bare = controller_run(photos, encoder, content="published")
+    with pytest.raises(DataError, match=r"of \d photos have no caption; .*content=clean needs none"):
+        carry_out(bare, tmp_path / "d")
+    for side in ("LQ", "GT"):
+        for word in ("hazy", "rainy"):
+            write_photos(tmp_path / "pairs" / word / side)
+    small = tmp_path / "pairs" / "rainy" / "LQ" / "4.png"
+    cv2.imwrite(str(small), np.zeros((50, 70, 3), np.uint8))
+    with pytest.raises(DataError, match=r"rainy/LQ/4\.png: 70 x 50 pixels, .* clean photo has 70 x 60"):
+        train.data_sets(restorer_run(tmp_path / "pairs", encoder, steps=1))
+    small.write_bytes(b"not a photo")
+    with pytest.raises(PhotoError) as raised:
+        train.data_sets(restorer_run(tmp_path / "pairs", encoder, steps=1))
+    assert raised.value.path == small
+    assert not [*tmp_path.glob("*/log.jsonl")]
 
 
 def test_photos_for_validation_are_never_trained_on(photos: Path) -> None:

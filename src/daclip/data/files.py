@@ -94,6 +94,17 @@ def read_pixels(source: Stored) -> Pixels8:
     return eight_bit(photo.crop(0, 0, photo.height, photo.width))
 
 
+def size_in_header(source: Stored) -> tuple[int, int] | None:
+    """Width and height of a photo in a file; None where only reading all of it would tell.
+
+    Raises PhotoError with the photo's name for a file that is no photo.
+    """
+    if not isinstance(source, Path) or source.suffix.lower() in _OPENCV_SUFFIXES:
+        return None
+    photo = image.read(source)
+    return photo.width, photo.height
+
+
 def _content(source: Stored) -> bytes:
     try:
         return source.read_bytes()

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 from daclip import checkpoints, clip, models
-from daclip.data import CleanPhotos, DataSet, Pairs, Split, open_data
+from daclip.data import CleanPhotos, DataSet, Pairs, Split, check_headers, open_data
 from daclip.detect import ClassTexts
 from daclip.diffusion import IRSDE
 from daclip.errors import DataError, ModelError, UsageError
@@ -81,7 +82,7 @@ def train(run: Run, folder: Path, *, log: loop.Log, on_progress: Progress, fresh
         if isinstance(run, BackboneRun):
             return checkpoints.save_pretrained(_backbone(run, log, on_progress), folder / "model")
         job, model = _PARTS[type(run)](run)
-        data, val = data_sets(run)
+        data, val = data_sets(run, on_progress)
 
         def write_model(path: Path) -> None:
             checkpoints.save_pretrained(model(), path)
@@ -373,11 +374,21 @@ def _check_width(run: RestorerRun, texts: ClassTexts) -> None:
 # ---- data
 
 
-def data_sets(run: ControllerRun | RestorerRun) -> tuple[DataSet, list[Batch]]:
-    """What a run draws from, and its fixed validation batches from photos it never draws."""
+def data_sets(
+    run: ControllerRun | RestorerRun, on_progress: Progress = lambda *_: None
+) -> tuple[DataSet, list[Batch]]:
+    """What a run draws from, and its fixed validation batches from photos it never draws.
+
+    Raises DataError where captions are missing that the run needs, or a pair has two sizes.
+    """
     seed, count = run.loop.seed, run.loop.validate_regions
     data = _opened(run, "train", seed)
     val = _opened(run, "val", seed + 1)
+    for each in (data, val):
+        if isinstance(run, ControllerRun) and run.content in ("published", "masked"):
+            _check_captions(run, each)
+        if isinstance(each, Pairs):
+            check_headers(each.pairs, partial(on_progress, "pairs looked at"))
     if isinstance(val, CleanPhotos):
         val = replace(val, weights=None, alike=1, clean_share=0.1, mixture_share=0.1)
     size = min(16, count)
@@ -398,6 +409,19 @@ def _opened(run: ControllerRun | RestorerRun, split: Split, seed: int) -> CleanP
         tone_share=run.tone_share,
         alike=loop.regions_per_step(run) if isinstance(run, RestorerRun) and run.alike else 1,
     )
+
+
+def _check_captions(run: ControllerRun, data: CleanPhotos | Pairs) -> None:
+    """Raise DataError unless every photo has a caption."""
+    if isinstance(data, Pairs):
+        captions = [pair.caption for pair in data.pairs]
+    else:
+        captions = data.captions or [None] * len(data.photos)
+    if missing := sum(not caption for caption in captions):
+        raise DataError(
+            f"{run.data}: {missing} of {len(captions)} photos have no caption",
+            hint=f"content={run.content} compares with captions, content=clean needs none",
+        )
 
 
 def _words(run: ControllerRun) -> tuple[str, ...]:
