@@ -700,6 +700,21 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
         resume.load(tmp_path)
 
 
+def test_a_checkpoint_with_any_byte_changed_is_whole_or_passed_over(tmp_path: Path) -> None:
+    for step in (2, 4):
+        resume.save(tmp_path, step, {"weights": {"w": torch.full((20,), float(step))}})
+    newest = tmp_path / "checkpoint-00000004.pt"
+    content = newest.read_bytes()
+    steps: set[int] = set()
+    for place in range(len(content)):
+        newest.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        state = resume.load(tmp_path)
+        assert state is not None
+        assert torch.equal(state["weights"]["w"], torch.full((20,), float(state["step"]))), place
+        steps.add(state["step"])
+    assert steps == {2, 4}
+
+
 def test_the_newest_two_checkpoints_are_kept_and_no_unfinished_file(tmp_path: Path) -> None:
     assert resume.load(tmp_path) is None
     for step in (1, 2, 3):
