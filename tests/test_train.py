@@ -747,7 +747,11 @@ def test_the_log_counts_seconds_on_after_an_interruption(photos: Path, encoder: 
         train.train(run, tmp_path, log=killed_at(3), on_progress=lambda *_: None)
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"step": 3, "seconds": 1000.0}\n{"step": 3, "lo')
+    with pytest.raises(Killed):
+        train.train(run, tmp_path, log=killed_at(3), on_progress=lambda *_: None)
     assert all(line["seconds"] >= 1000 for line in carry_out(run, tmp_path))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 3, 3, 4]
 
 
 # ---- what a run leaves behind

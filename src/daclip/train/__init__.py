@@ -6,6 +6,7 @@ model with the averaged weights of the last step; and `initial/`, where these go
 """
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -137,8 +138,11 @@ def _kept(path: Path, log: loop.Log) -> loop.Log:
 
     After an interruption the steps since the last checkpoint appear twice, with equal losses.
     """
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    lines = [line for line in lines if line.endswith("}")]  # a full disk may have cut the last one
+    content = path.read_bytes() if path.exists() else b""
+    whole, newline, cut = content.rpartition(b"\n")
+    if cut:  # by a kill or a full disk; the next line would be glued to it
+        os.truncate(path, len(whole + newline))
+    lines = whole.splitlines()
     began = time.monotonic() - (json.loads(lines[-1])["seconds"] if lines else 0.0)
 
     def keep(figures: dict[str, Any]) -> None:
