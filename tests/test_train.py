@@ -725,18 +725,102 @@ def test_the_newest_two_checkpoints_are_kept_and_no_unfinished_file(tmp_path: Pa
     ]
 
 
-def test_a_checkpoint_of_another_network_is_refused(photos: Path, encoder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"network": {**NETWORK, "width": 16}},
+            "holds a run with network.width=8; asked for is network.width=16",
+        ),
+        ({"learning_rate": 0.5}, "holds a run with learning_rate=0.001; asked for is learning_rate=0.5"),
+        ({"steps": 1, "seed": 3}, "holds a run with steps=2, seed=0; asked for is steps=1, seed=3"),
+        ({"objective": "x0", "sde": {"steps": 50}}, 'objective="clean", sde.steps=null; asked for is'),
+    ],
+)
+def test_a_run_with_another_result_is_refused_in_the_same_folder(
+    photos: Path, encoder: Path, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    train._begun(restorer_run(photos, encoder, steps=2), tmp_path, print, fresh=False)
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(UsageError) as raised:
+        carry_out(restorer_run(photos, encoder, **{"steps": 2, **changes}), tmp_path)
+    assert words in str(raised.value)
+    assert str(raised.value).endswith(
+        "; use another folder, --fresh to start over, or --resume to go on as it began"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == [
+        "run.json",
+    ]
+    assert (tmp_path / "run.json").read_bytes() == before
+    with pytest.raises(UsageError, match='kind="restorer"'):
+        carry_out(controller_run(photos, encoder), tmp_path)
+    (tmp_path / "run.json").write_bytes(before[:50])
+    with pytest.raises(UsageError, match=r"run\.json: cannot be read .* --fresh starts over"):
+        carry_out(restorer_run(photos, encoder), tmp_path)
+
+
+def test_a_run_goes_on_with_more_steps_and_other_habits(
+    photos: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     carry_out(restorer_run(photos, encoder, steps=2), tmp_path)
-    wider = restorer_run(photos, encoder, steps=4, network={**NETWORK, "width": 16})
+    monkeypatch.chdir(photos.parent)
+    changed = restorer_run(Path(photos.name), encoder, steps=3, device="auto", save_every=1, keep=1)
+    lines = carry_out(changed, tmp_path)
+    assert [line["step"] for line in lines if "loss" in line] == [3]
+    assert train.resumed(tmp_path) == changed
+
+
+def test_a_fresh_run_leaves_nothing_of_the_old_one(photos: Path, encoder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    carry_out(restorer_run(photos, encoder, steps=4, validate_every=2, trackers=["tensorboard"]), folder)
+    (folder / "notes.txt").write_text("mine")
+    assert {path.name for path in folder.iterdir()} >= {"best", "model", "pictures", "tracked"}
+    with pytest.raises(DataError, match="runs/none: neither"):
+        carry_out(restorer_run(photos, "runs/none"), folder, fresh=True)
+    assert (folder / "model").exists()  # a mistake in the settings costs nothing
+    with pytest.raises(Killed):
+        train.train(
+            restorer_run(photos, encoder, patch=8), folder, log=killed_at(1), on_progress=print, fresh=True
+        )
+    assert {path.name for path in folder.iterdir()} == {"log.jsonl", "notes.txt", "run.json"}
+    for name in ("best", "notes"):  # of somebody else
+        (tmp_path / "photos" / name).mkdir(parents=True)
+    with pytest.raises(Killed):
+        train.train(
+            restorer_run(photos, encoder),
+            tmp_path / "photos",
+            log=killed_at(1),
+            on_progress=print,
+            fresh=True,
+        )
+    assert (tmp_path / "photos" / "best").exists()
+
+
+def test_a_model_is_not_removed_by_the_run_that_starts_from_it(
+    photos: Path, encoder: Path, tmp_path: Path
+) -> None:
+    carry_out(restorer_run(photos, encoder, steps=1), tmp_path)
+    again = restorer_run(photos, encoder, start=str(tmp_path))
+    with pytest.raises(UsageError, match=f"start={tmp_path} lies in the folder that --fresh empties"):
+        carry_out(again, tmp_path, fresh=True)
+    assert (tmp_path / "model").exists()
+
+
+def test_a_checkpoint_of_another_network_is_refused(photos: Path, encoder: Path, tmp_path: Path) -> None:
+    run = restorer_run(photos, encoder, steps=1)
+    for name, width in (("one", 8), ("other", 16)):
+        carry_out(replace(run, network={**NETWORK, "width": width}), tmp_path / name)
+    checkpoint = tmp_path / "other" / "checkpoint-00000001.pt"
+    checkpoint.rename(tmp_path / "one" / "checkpoint-00000002.pt")
     with pytest.raises(DataError, match="belongs to another network; use another folder, or --fresh"):
-        carry_out(wider, tmp_path)
+        carry_out(run, tmp_path / "one")
 
 
 def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(
     photos: Path, encoder: Path, tmp_path: Path
 ) -> None:
     run = restorer_run(photos, encoder, learning_rate=1e30, save_every=1)
-    with pytest.raises(DataError, match="at step 1; lower learning_rate"):
+    with pytest.raises(DataError, match=r"at step 1; start over .* lower learning_rate"):
         carry_out(run, tmp_path)
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-00000001.pt"]
 

@@ -9,11 +9,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -66,24 +66,33 @@ __all__ = [
 def train(run: Run, folder: Path, *, log: loop.Log, on_progress: Progress, fresh: bool = False) -> Path:
     """Carry out a run and return its model folder; the same call again goes on where it stopped.
 
+    Raises UsageError where the folder holds a run with settings that give other results.
+
     Args:
         run: what to do.
         folder: of the run, made where it does not exist.
         log: given the figures of a step, as they are written to the folder's log.
         on_progress: told how far the work before the first step is.
-        fresh: start over, whatever the folder holds.
+        fresh: start over, and remove what an older run wrote to the folder.
     """
-    _set_threads(run)
-    folder.mkdir(parents=True, exist_ok=True)
     if fresh:
-        resume.forget(folder)
-    _write_run(run, folder)
-    log = _kept(folder / "log.jsonl", log)
-    with torch.random.fork_rng(devices=[]):
-        if isinstance(run, BackboneRun):
+        _check_places(run, folder)
+    else:
+        _check_settings(run, folder)
+    if isinstance(run, BackboneRun):
+        _set_threads(run)
+        log = _begun(run, folder, log, fresh=fresh)
+        with torch.random.fork_rng(devices=[]):
             return checkpoints.save_pretrained(_backbone(run, log, on_progress), folder / "model")
+    accelerator = loop.processes(run.loop, folder)
+    _set_threads(run)
+    with torch.random.fork_rng(devices=[]):
         job, model = _PARTS[type(run)](run)
         data, val = data_sets(run, on_progress)
+        # only now, when all that the run needs is there
+        if accelerator.is_main_process:
+            log = _begun(run, folder, log, fresh=fresh)
+        accelerator.wait_for_everyone()
 
         def write_model(path: Path) -> None:
             checkpoints.save_pretrained(model(), path)
@@ -92,6 +101,7 @@ def train(run: Run, folder: Path, *, log: loop.Log, on_progress: Progress, fresh
 
         loop.fit(
             job,
+            accelerator=accelerator,
             data=data,
             val=val,
             folder=folder,
@@ -102,13 +112,16 @@ def train(run: Run, folder: Path, *, log: loop.Log, on_progress: Progress, fresh
 
 
 def resumed(folder: Path) -> Run:
-    """The run that was begun in a folder. Raises UsageError where none was."""
+    """The run that was begun in a folder. Raises UsageError where none was, or it cannot be read."""
+    path = folder / "run.json"
+    if not path.exists():
+        raise UsageError(f"{folder}: no run was begun there", hint="name a preset, and -o this folder")
     try:
-        settings = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
         return read_run(settings.pop("kind"), settings)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise UsageError(
-            f"{folder}: no run was begun there", hint="name a preset, and -o this folder"
+            f"{path}: cannot be read ({error})", hint="a preset with --fresh starts over"
         ) from error
 
 
@@ -127,10 +140,87 @@ def _set_threads(run: Run) -> None:
     cv2.setNumThreads(threads)
 
 
+def _check_settings(run: Run, folder: Path) -> None:
+    """Raise UsageError where a folder holds a run whose results would be others."""
+    if not (folder / "run.json").exists():
+        return
+    before, now = dict(_flat(_as_json(resumed(folder)))), dict(_flat(_as_json(run)))
+    changed = ["kind"]
+    if before["kind"] == now["kind"]:
+        names = {**before, **now}
+        changed = [name for name in names if not _are_alike(name, before.get(name), now.get(name))]
+    if changed:
+        old, new = (
+            ", ".join(f"{name}={json.dumps(each.get(name))}" for name in changed) for each in (before, now)
+        )
+        raise UsageError(
+            f"{folder} holds a run with {old}; asked for is {new}",
+            hint="use another folder, --fresh to start over, or --resume to go on as it began",
+        )
+
+
+def _check_places(run: Run, folder: Path) -> None:
+    """Raise UsageError where the run needs a model that would be removed for it."""
+    for name in ("encoder", "start", "initial"):
+        place = Path(getattr(run, name, "") or "?")
+        if place.exists() and place.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"{name}={place} lies in the folder that --fresh empties", hint="use another folder"
+            )
+
+
+def _are_alike(name: str, before: Any, now: Any) -> bool:
+    """Whether a run with one value of a setting can go on with another."""
+    if name == "steps":
+        return now >= before
+    if name in ("data", "encoder", "start", "initial"):
+        return Path(before or "").resolve() == Path(now or "").resolve()  # runs/eyes/ is runs/eyes
+    return before == now or name in _CHANGE_NOTHING
+
+
+_CHANGE_NOTHING = frozenset(
+    {
+        "compile",
+        "device",
+        "keep",
+        "log_every",
+        "save_every",
+        "threads",
+        "trackers",
+        "validate_every",
+        "workers",
+    }
+)
+"""Settings by which no result differs but in its last digits."""
+
+
+def _flat(settings: dict[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    """All settings by the names they are changed by; those inside of one as `network.width`."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(cast("dict[str, Any]", value), "" if name == "loop" else f"{name}.")
+        else:
+            yield within + name, value
+
+
+def _begun(run: Run, folder: Path, log: loop.Log, *, fresh: bool) -> loop.Log:
+    """The log of a run whose folder is ready: emptied of an older run where `fresh`, with the settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if fresh:
+        resume.forget(folder)
+    _write_run(run, folder)
+    return _kept(folder / "log.jsonl", log)
+
+
 def _write_run(run: Run, folder: Path) -> None:
+    part = folder / "run.part"
+    part.write_text(json.dumps(_as_json(run), indent=1) + "\n", encoding="utf-8")
+    part.replace(folder / "run.json")
+
+
+def _as_json(run: Run) -> dict[str, Any]:
     kind = next(name for name, each in KINDS.items() if isinstance(run, each))
-    text = json.dumps({"kind": kind, **asdict(run)}, indent=1)
-    (folder / "run.json").write_text(text + "\n", encoding="utf-8")
+    return {"kind": kind, **asdict(run)}
 
 
 def _kept(path: Path, log: loop.Log) -> loop.Log:

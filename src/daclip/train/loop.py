@@ -34,8 +34,37 @@ Log = Callable[[dict[str, Any]], None]
 Writer = Callable[[Path], object]
 
 
+def processes(loop: Loop, folder: Path) -> Accelerator:
+    """The processes of a run, and the device of this one.
+
+    Raises UsageError where the device is not there, or the batch cannot be shared out.
+    """
+    if loop.device not in ("auto", "cpu") and not torch.cuda.is_available():
+        raise UsageError(f"device={loop.device}: PyTorch finds no such device", hint="use device=cpu")
+    accelerator = Accelerator(
+        cpu=loop.device == "cpu" or not torch.cuda.is_available(),
+        log_with=[*loop.trackers] or None,
+        project_dir=folder,
+    )
+    parts = accelerator.num_processes * loop.accumulate
+    if loop.batch % parts:
+        raise UsageError(
+            f"batch={loop.batch} cannot be shared by {accelerator.num_processes} processes"
+            f" in {loop.accumulate} parts each",
+            hint=f"use a multiple of {parts}",
+        )
+    return accelerator
+
+
 def fit(
-    job: Job, *, data: DataSet, val: Sequence[Batch], folder: Path, log: Log, write_model: Writer
+    job: Job,
+    *,
+    accelerator: Accelerator,
+    data: DataSet,
+    val: Sequence[Batch],
+    folder: Path,
+    log: Log,
+    write_model: Writer,
 ) -> None:
     """Train until the run's last step; afterwards the job holds the averaged weights.
 
@@ -44,18 +73,16 @@ def fit(
 
     Args:
         job: what learns.
+        accelerator: see `processes`.
         data: what batches are drawn from.
         val: batches to validate on.
         folder: of the run.
         log: told the figures of a step.
         write_model: writes the job's weights, as they are then, as a model folder.
 
-    Raises:
-        DataError: loss or gradients are not finite, or a checkpoint does not fit the job.
-        UsageError: the device is not there, or the batch cannot be shared out.
+    Raises DataError where loss or gradients are not finite, or a checkpoint does not fit the job.
     """
     loop = job.run.loop
-    accelerator = _accelerator(loop, folder)
     learner = _Learner(job, accelerator)
     start = learner.go_on(folder)
     track = _tracker(accelerator, job.run)
@@ -162,7 +189,7 @@ class _Learner:
         if not torch.isfinite(loss) or not (torch.isfinite(norm) or self.scaler.is_enabled()):
             raise DataError(
                 f"the loss is {loss.item()} and its gradient {norm.item()} at step {number}",
-                hint="lower learning_rate, or use precision=fp32",
+                hint="start over (--fresh) with a lower learning_rate, or with precision=fp32",
             )
         self.scaler.step(self.optimiser)
         self.scaler.update()
@@ -215,25 +242,6 @@ class _Learner:
         """The precision of the run."""
         kind = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.loop.precision]
         return torch.autocast(self.accelerator.device.type, kind, enabled=kind is not None)
-
-
-def _accelerator(loop: Loop, folder: Path) -> Accelerator:
-    """The processes of the run, and the device of this one."""
-    if loop.device not in ("auto", "cpu") and not torch.cuda.is_available():
-        raise UsageError(f"device={loop.device}: PyTorch finds no such device", hint="use device=cpu")
-    accelerator = Accelerator(
-        cpu=loop.device == "cpu" or not torch.cuda.is_available(),
-        log_with=[*loop.trackers] or None,
-        project_dir=folder,
-    )
-    parts = accelerator.num_processes * loop.accumulate
-    if loop.batch % parts:
-        raise UsageError(
-            f"batch={loop.batch} cannot be shared by {accelerator.num_processes} processes"
-            f" in {loop.accumulate} parts each",
-            hint=f"use a multiple of {parts}",
-        )
-    return accelerator
 
 
 def _tracker(

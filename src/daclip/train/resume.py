@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def forget(folder: Path) -> None:
-    """Remove the checkpoints and the log of a run, so that it starts over."""
-    for path in [*folder.glob("checkpoint-*"), folder / "log.jsonl"]:
-        path.unlink(missing_ok=True)
+    """Remove what a run wrote to its folder, so that it starts over; only where one was begun."""
+    if not (folder / "run.json").exists():
+        return
+    for path in [path for pattern in _WRITTEN for path in folder.glob(pattern)]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+_WRITTEN = ("checkpoint-*", "log.jsonl", "best", "initial", "model", "pictures", "tracked")
+"""What a run writes beside `run.json`."""
