@@ -246,6 +246,16 @@ def test_the_restorer_learns_and_its_encoder_does_not() -> None:
     assert {name.split(".")[0] for name in learn} == {"network"}
 
 
+def test_only_the_network_of_a_restorer_is_put_into_training_mode() -> None:
+    frozen, run = nn.Sequential(nn.Dropout()), restorer_run(Path(), "")
+    job = RestorerJob(run, toy_encoder(), nn.Sequential(nn.Dropout()), initial=frozen)
+    for mode in (True, False, True):
+        assert job.train(mode) is job
+        assert {each.training for each in job.network.modules()} == {mode}
+        assert job.encoder is not None
+        assert not any(each.training for part in (job.encoder, frozen) for each in part.modules())
+
+
 def test_validation_says_how_often_each_word_was_right() -> None:
     job = controller_job()
     job.bias = nn.Parameter(1e3 * job.targets([("hazy",)]))  # always says hazy, which is right once in three
