@@ -572,6 +572,16 @@ def test_a_batch_in_two_parts_makes_the_update_of_the_whole(
         restorer_run(photos, encoder, batch=8, accumulate=3)
 
 
+def test_a_contrast_within_parts_of_a_batch_is_said(
+    photos: Path, encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, (degradation, accumulate) in enumerate([("sigmoid", 2), ("published", 1), ("published", 2)]):
+        run = controller_run(photos, encoder, degradation=degradation, accumulate=accumulate, steps=1)
+        assert "contrasted" not in caplog.text
+        carry_out(run, tmp_path / str(number))
+    assert "accumulate=2: photos are contrasted with those of their part alone" in caplog.text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["controller", "restorer"])
 def test_two_processes_make_the_update_of_one(

@@ -6,6 +6,7 @@ several processes make the update that one makes with the whole batch.
 """
 
 import json
+import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -28,6 +29,8 @@ from daclip.train.controller import ControllerJob
 from daclip.train.optim import optimiser
 from daclip.train.presets import ControllerRun, Loop, RestorerRun
 from daclip.train.restorer import RestorerJob
+
+_LOG = logging.getLogger("daclip")
 
 Job = ControllerJob | RestorerJob
 Log = Callable[[dict[str, Any]], None]
@@ -83,6 +86,8 @@ def fit(
     Raises DataError where loss or gradients are not finite, or a checkpoint does not fit the job.
     """
     loop = job.run.loop
+    if accelerator.is_main_process and loop.accumulate > 1 and _contrasts(job.run):
+        _LOG.warning("accumulate=%d: photos are contrasted with those of their part alone", loop.accumulate)
     learner = _Learner(job, accelerator)
     start = learner.go_on(folder)
     track = _tracker(accelerator, job.run)
@@ -115,6 +120,13 @@ def fit(
         write_model(folder / "model")
     accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+def _contrasts(run: ControllerRun | RestorerRun) -> bool:
+    """Whether a loss depends on what else is in the batch."""
+    return isinstance(run, ControllerRun) and not {"published", "masked"}.isdisjoint(
+        (run.degradation, run.content)
+    )
 
 
 class _Learner:
