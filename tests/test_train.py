@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -582,6 +583,12 @@ def test_a_contrast_within_parts_of_a_batch_is_said(
     assert "accumulate=2: photos are contrasted with those of their part alone" in caplog.text
 
 
+def test_processes_wait_for_a_long_validation_of_the_first(tmp_path: Path) -> None:
+    accelerator = loop.processes(restorer_run(Path(), "").loop, tmp_path)
+    assert accelerator.init_handler is not None
+    assert accelerator.init_handler.timeout >= timedelta(hours=12)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["controller", "restorer"])
 def test_two_processes_make_the_update_of_one(
@@ -628,7 +635,13 @@ def test_a_step_is_left_out_by_all_processes_where_one_overflows(photos: Path, e
 # ---- interruptions
 
 
-@pytest.mark.parametrize("make", [controller_run, restorer_run])
+def airnet_run(photos: Path, encoder: Path) -> train.RestorerRun:
+    """AirNet's queue and batch norms are part of its state."""
+    network = {"name": "airnet", "width": 8, "groups": 1, "blocks": 1, "queue": 16}
+    return restorer_run(photos, encoder, network=network)
+
+
+@pytest.mark.parametrize("make", [controller_run, restorer_run, airnet_run])
 def test_an_interrupted_run_goes_on_to_the_last_digit(
     photos: Path, encoder: Path, tmp_path: Path, make: Callable[..., Any]
 ) -> None:

@@ -10,12 +10,14 @@ import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
@@ -48,6 +50,8 @@ def processes(loop: Loop, folder: Path) -> Accelerator:
         cpu=loop.device == "cpu" or not torch.cuda.is_available(),
         log_with=[*loop.trackers] or None,
         project_dir=folder,
+        # while the first validates, which may take a diffusion hours, the others wait for its gradients
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
     )
     parts = accelerator.num_processes * loop.accumulate
     if loop.batch % parts:
