@@ -116,6 +116,17 @@ def test_settings_are_changed_by_name_and_checked_by_kind() -> None:
         ("compact", "loss=l2", 'loss cannot be "l2"; known: l1, '),
         ("compact", "batch=8", "batch=8 is no multiple of patches_per_region=6"),
         ("compact", "patch=512", "patch=512 does not fit into region=256"),
+        ("compact", 'shares={"rany": 1}', 'shares: unknown degradation "rany"; did you mean "rainy"?'),
+        ("compact-controller", 'shares={"rainy": -1}', "shares: rainy cannot be -1"),
+        ("compact", 'shares={"rainy": "much"}', 'shares cannot be "{"rainy": "much"}"'),
+        ("compact", "shares={}", "shares: nothing is drawn"),
+        ("compact", "clean_share=2", "clean_share=2 and mixture_share=0.2: more than all photos"),
+        ("controller-tiny", "mixture_share=1", "clean_share=0.1 and mixture_share=1: more than all photos"),
+        ("compact", "told_share=1.5", "told_share=1.5: more than all photos"),
+        ("compact-sde", 'sde={"max_sigm": 10}', 'sde: unknown setting "max_sigm"; did you mean "max_sigma"?'),
+        ("compact-sde", 'sde={"steps": "many"}', 'sde={"steps": "many"}: '),
+        ("compact-sde", 'sde={"schedule": "sine"}', 'unknown schedule "sine"'),
+        ("compact-sde", "sample_times=[5, 200]", "sample_times=[5, 200]; name times from 100 down to 1"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_with_the_way_out(name: str, override: str, words: str) -> None:
@@ -938,6 +949,12 @@ def test_contradictions_are_found_before_the_first_step(photos: Path, encoder: P
     narrow = restorer_run(photos, encoder, network={**NETWORK, "context_dim": 8})
     with pytest.raises(DataError, match=r"takes embeddings 8 wide, .* gives 24"):
         carry_out(narrow, tmp_path / "a")
+    for make in (controller_run, restorer_run):
+        with pytest.raises(UsageError, match=r"view=48: .* sees 32 pixels; use view=32"):
+            carry_out(make(photos, encoder, view=48), tmp_path / "b")
+    with pytest.raises(UsageError, match=r"device=cuda:1: training takes auto, cpu or cuda; CUDA_VISIBLE"):
+        carry_out(restorer_run(photos, encoder, device="cuda:1"), tmp_path / "b")
+    assert not (tmp_path / "b").exists()
     with pytest.raises(DataError, match="a single photo"):
         carry_out(restorer_run(write_photos(tmp_path / "one", 1), encoder), tmp_path / "c")
     bare = controller_run(photos, encoder, content="published")

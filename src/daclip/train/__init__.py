@@ -271,6 +271,7 @@ def _backbone(run: BackboneRun, log: loop.Log, on_progress: Progress) -> checkpo
 def controller_parts(run: ControllerRun) -> Parts:
     """The job of a controller run, and a function that gives the model its weights make."""
     daclip, config = _start(run.encoder)
+    _check_view(run, daclip)
     words = _words(run)
     texts = config.texts
     if texts is None or texts.names != words:
@@ -312,6 +313,7 @@ def restorer_parts(run: RestorerRun) -> Parts:
     if run.network.get("context_dim"):
         _check_width(run, found.texts)
         daclip = checkpoints.load(found).daclip.to(memory_format=torch.channels_last)
+        _check_view(run, daclip)
     initial = _initial(run)
     if initial is not None and not _are_equal(initial.texts, found.texts):
         raise DataError(
@@ -463,6 +465,14 @@ def _check_width(run: RestorerRun, texts: ClassTexts) -> None:
     width, wanted = texts.embeddings.shape[1], run.network.get("context_dim")
     if wanted is not None and wanted != width:
         raise DataError(f"the network takes embeddings {wanted} wide, {run.encoder} gives {width}")
+
+
+def _check_view(run: ControllerRun | RestorerRun, daclip: clip.DaClip) -> None:
+    """Raise UsageError for views that a transformer, which knows its patches by their number, cannot see."""
+    if isinstance(daclip.image_tower, clip.VitTower):
+        side, _ = cast("tuple[int, int]", daclip.image_tower.visual.image_size)
+        if run.view != side:
+            raise UsageError(f"view={run.view}: {run.encoder} sees {side} pixels", hint=f"use view={side}")
 
 
 # ---- data

@@ -44,7 +44,12 @@ def processes(loop: Loop, folder: Path) -> Accelerator:
 
     Raises UsageError where the device is not there, or the batch cannot be shared out.
     """
-    if loop.device not in ("auto", "cpu") and not torch.cuda.is_available():
+    if loop.device not in ("auto", "cpu", "cuda"):
+        raise UsageError(
+            f"device={loop.device}: training takes auto, cpu or cuda",
+            hint="CUDA_VISIBLE_DEVICES=1 in front of the command chooses the second card",
+        )
+    if loop.device == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device={loop.device}: PyTorch finds no such device", hint="use device=cpu")
     accelerator = Accelerator(
         cpu=loop.device == "cpu" or not torch.cuda.is_available(),
