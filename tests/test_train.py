@@ -27,6 +27,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from daclip import checkpoints, cli, models, train
+from daclip.diffusion import IRSDE
 from daclip.errors import DataError, PhotoError, UsageError
 from daclip.networks.conditioning import TONES
 from daclip.networks.nafnet import NAFNet
@@ -343,6 +344,33 @@ def test_the_true_noise_is_the_best_answer_of_the_bias_free_objective_alone(obje
         job.network.shift = -0.03
         (shifted,), _ = OBJECTIVES[objective](job, mu, truth, nothing, batch(64).generators(0))
         assert shifted.mean() < error.mean()
+
+
+@pytest.mark.parametrize(("name", "times"), [("low", [1, 2, 3, 4]), ("wide", [2, 30, 70, 100])])
+def test_the_published_objective_is_the_recorded_loss(name: str, times: list[int]) -> None:
+    with np.load(Path(__file__).parent / "parity" / "sde_steps.npz") as file:
+        x, x0, mu, noise = (torch.from_numpy(file[each]) for each in ("x", "x0", "mu", "noise"))
+        wanted = float(file[f"loss_{name}"])
+
+    class Recorded(IRSDE):
+        def state(self, *_: Any) -> Tensor:
+            return x
+
+    class Says(nn.Module):
+        def forward(self, x: Tensor, mu: Tensor, t: Tensor, **_: Tensor) -> Tensor:
+            assert t.tolist() == times
+            return noise
+
+    job = RestorerJob(restorer_run(Path(), "", objective="published"), None, Says())
+    job.sde = Recorded()
+    drawn = {int(torch.randint(1, 101, (), generator=seeded(seed))): seed for seed in range(2000)}
+    nothing = Context(content=None, degradation=None)
+    (error,), _ = OBJECTIVES["published"](job, mu, x0, nothing, [seeded(drawn[t]) for t in times])
+    assert error.mean().item() == pytest.approx(wanted, rel=1e-5)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("objective", ["published", "noise", "x0"])
@@ -1040,8 +1068,7 @@ def test_each_preset_takes_two_steps_at_toy_size(
     run = preset(name)
     assert not isinstance(run, train.BackboneRun)
     small = {"steps": 2, "batch": 4, "validate_regions": 4, "workers": 0, "trackers": [], "device": "cpu"}
-    precision = "bf16" if run.loop.precision == "fp16" else run.loop.precision
-    loop_of = replace(run.loop, **small, precision=precision, log_every=1)
+    loop_of = replace(run.loop, **small, log_every=1)
     common = {"data": str(photos), "encoder": str(encoder), "region": 32, "view": 32, "loop": loop_of}
     if isinstance(run, train.ControllerRun):
         # these photos have no captions
@@ -1056,6 +1083,23 @@ def test_each_preset_takes_two_steps_at_toy_size(
     lines = carry_out(run, tmp_path)
     assert [math.isfinite(line["loss"]) for line in lines if "loss" in line] == [True, True]
     assert models.find(tmp_path / "model", offline=True).config.kind
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_as_it_is(photos: Path, encoder: Path, tmp_path: Path) -> None:
+    run = restorer_run(photos, encoder, steps=2, late_patch=16)
+    carry_out(run, tmp_path / "plain")
+    (tmp_path / "compiled").mkdir()
+    train._write_run(replace(run, loop=replace(run.loop, compile=True)), tmp_path / "compiled")
+    # in a process of its own: the checks of shapes under test cannot be compiled
+    command = [sys.executable, "-m", "daclip", "train", "--resume", str(tmp_path / "compiled"), "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    plain, compiled = (
+        [min(each) for each in losses(tmp_path / name).values()] for name in ("plain", "compiled")
+    )
+    assert compiled == pytest.approx(plain, abs=1e-4)
+    torch.testing.assert_close(flat(tmp_path / "compiled"), flat(tmp_path / "plain"), atol=4e-3, rtol=0)
 
 
 def test_a_restorer_can_start_from_a_finished_one(photos: Path, encoder: Path, tmp_path: Path) -> None:
@@ -1168,18 +1212,23 @@ def test_captions_that_cannot_be_used_say_why(
         read_captions(tmp_path / "missing.csv")
 
 
+def written_out(photos: Tensor, texts: Tensor, scale: float, *, masked: bool = False) -> float:
+    """PAPER.md 1.2; items of one text are each other's negatives, or left out where `masked`."""
+    logits = (scale * photos @ texts.T).double()
+    total, count = 0.0, len(photos)
+    for i in range(count):
+        others = [j for j in range(count) if j == i or not (masked and torch.equal(texts[i], texts[j]))]
+        row, column = logits[i, others], logits[others, i]
+        total -= float(2 * logits[i, i] - row.exp().sum().log() - column.exp().sum().log()) / (2 * count)
+    return total
+
+
 def test_the_published_loss_is_its_formula_and_not_below_its_floor() -> None:
-    """PAPER.md 1.2, written out; items of one word are each other's negatives."""
     generator = torch.Generator().manual_seed(0)
     photos, words = (F.normalize(torch.randn(n, 8, generator=generator)) for n in (6, 3))
     texts = words[[0, 0, 0, 1, 1, 2]]
-    scale = 7.0
-    wanted = 0.0
-    for i in range(6):
-        row = torch.stack([scale * photos[i] @ texts[j] for j in range(6)])
-        column = torch.stack([scale * photos[j] @ texts[i] for j in range(6)])
-        wanted -= float(row[i] - row.exp().sum().log() + column[i] - column.exp().sum().log()) / (2 * 6)
-    assert contrastive(scale * photos @ texts.T).item() == pytest.approx(wanted, rel=1e-6)
+    wanted = written_out(photos, texts, 7.0)
+    assert contrastive(7.0 * photos @ texts.T).item() == pytest.approx(wanted, rel=1e-6)
     same = texts @ texts.T > 1 - 1e-5
     floor = attainable_floor(same)
     assert floor == pytest.approx((3 * math.log(3) + 2 * math.log(2)) / 6)
@@ -1187,6 +1236,21 @@ def test_the_published_loss_is_its_formula_and_not_below_its_floor() -> None:
     assert contrastive(perfect).item() == pytest.approx(floor, abs=1e-4)
     # where items of one word are not each other's negatives, nothing is left
     assert contrastive(perfect, same).item() == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("form", ["published", "masked"])
+def test_the_contrast_of_a_controller_is_its_formula(form: str) -> None:
+    job = controller_job(degradation=form, content=form)
+    twice = replace(batch(), names=[("hazy",), ("hazy",), ("noisy", "rainy"), ()])
+    with torch.no_grad():
+        _, figures = job(twice, 0.0)
+        embeddings = job.model.encode(job._views(twice)[0])
+        scale, masked = job.model.logit_scale.exp().item(), form == "masked"
+        words = F.normalize(job.targets(twice.names) @ job.texts, dim=-1)
+        found = F.normalize(embeddings.degradation, dim=-1)
+        assert figures["said"] == pytest.approx(written_out(found, words, scale, masked=masked), rel=1e-5)
+        found, captions = F.normalize(embeddings.content, dim=-1), job.captions(twice.captions)
+        assert figures["shown"] == pytest.approx(written_out(found, captions, scale, masked=masked), rel=1e-5)
 
 
 @pytest.mark.parametrize("degradation", ["sigmoid", "softmax", "published", "masked"])
