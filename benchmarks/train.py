@@ -166,6 +166,7 @@ def loop_speed(photos: str, steps: int) -> None:
             _, used = seconds(
                 lambda source=source, folder=folder, found=found: loop.fit(
                     job,
+                    accelerator=loop.processes(run.loop, Path(folder)),
                     data=source,
                     val=[],
                     folder=Path(folder),

@@ -11,20 +11,24 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from daclip import checkpoints, cli, models, train
-from daclip.errors import DataError, UsageError
+from daclip.diffusion import IRSDE
+from daclip.errors import DataError, PhotoError, UsageError
 from daclip.networks.conditioning import TONES
 from daclip.networks.nafnet import NAFNet
 from daclip.train import loop, resume
@@ -113,6 +117,17 @@ def test_settings_are_changed_by_name_and_checked_by_kind() -> None:
         ("compact", "loss=l2", 'loss cannot be "l2"; known: l1, '),
         ("compact", "batch=8", "batch=8 is no multiple of patches_per_region=6"),
         ("compact", "patch=512", "patch=512 does not fit into region=256"),
+        ("compact", 'shares={"rany": 1}', 'shares: unknown degradation "rany"; did you mean "rainy"?'),
+        ("compact-controller", 'shares={"rainy": -1}', "shares: rainy cannot be -1"),
+        ("compact", 'shares={"rainy": "much"}', 'shares cannot be "{"rainy": "much"}"'),
+        ("compact", "shares={}", "shares: nothing is drawn"),
+        ("compact", "clean_share=2", "clean_share=2 and mixture_share=0.2: more than all photos"),
+        ("controller-tiny", "mixture_share=1", "clean_share=0.1 and mixture_share=1: more than all photos"),
+        ("compact", "told_share=1.5", "told_share=1.5: more than all photos"),
+        ("compact-sde", 'sde={"max_sigm": 10}', 'sde: unknown setting "max_sigm"; did you mean "max_sigma"?'),
+        ("compact-sde", 'sde={"steps": "many"}', 'sde={"steps": "many"}: '),
+        ("compact-sde", 'sde={"schedule": "sine"}', 'unknown schedule "sine"'),
+        ("compact-sde", "sample_times=[5, 200]", "sample_times=[5, 200]; name times from 100 down to 1"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_with_the_way_out(name: str, override: str, words: str) -> None:
@@ -244,6 +259,16 @@ def test_the_restorer_learns_and_its_encoder_does_not() -> None:
     assert {name.split(".")[0] for name in learn} == {"network"}
 
 
+def test_only_the_network_of_a_restorer_is_put_into_training_mode() -> None:
+    frozen, run = nn.Sequential(nn.Dropout()), restorer_run(Path(), "")
+    job = RestorerJob(run, toy_encoder(), nn.Sequential(nn.Dropout()), initial=frozen)
+    for mode in (True, False, True):
+        assert job.train(mode) is job
+        assert {each.training for each in job.network.modules()} == {mode}
+        assert job.encoder is not None
+        assert not any(each.training for part in (job.encoder, frozen) for each in part.modules())
+
+
 def test_validation_says_how_often_each_word_was_right() -> None:
     job = controller_job()
     job.bias = nn.Parameter(1e3 * job.targets([("hazy",)]))  # always says hazy, which is right once in three
@@ -319,6 +344,33 @@ def test_the_true_noise_is_the_best_answer_of_the_bias_free_objective_alone(obje
         job.network.shift = -0.03
         (shifted,), _ = OBJECTIVES[objective](job, mu, truth, nothing, batch(64).generators(0))
         assert shifted.mean() < error.mean()
+
+
+@pytest.mark.parametrize(("name", "times"), [("low", [1, 2, 3, 4]), ("wide", [2, 30, 70, 100])])
+def test_the_published_objective_is_the_recorded_loss(name: str, times: list[int]) -> None:
+    with np.load(Path(__file__).parent / "parity" / "sde_steps.npz") as file:
+        x, x0, mu, noise = (torch.from_numpy(file[each]) for each in ("x", "x0", "mu", "noise"))
+        wanted = float(file[f"loss_{name}"])
+
+    class Recorded(IRSDE):
+        def state(self, *_: Any) -> Tensor:
+            return x
+
+    class Says(nn.Module):
+        def forward(self, x: Tensor, mu: Tensor, t: Tensor, **_: Tensor) -> Tensor:
+            assert t.tolist() == times
+            return noise
+
+    job = RestorerJob(restorer_run(Path(), "", objective="published"), None, Says())
+    job.sde = Recorded()
+    drawn = {int(torch.randint(1, 101, (), generator=seeded(seed))): seed for seed in range(2000)}
+    nothing = Context(content=None, degradation=None)
+    (error,), _ = OBJECTIVES["published"](job, mu, x0, nothing, [seeded(drawn[t]) for t in times])
+    assert error.mean().item() == pytest.approx(wanted, rel=1e-5)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("objective", ["published", "noise", "x0"])
@@ -560,6 +612,22 @@ def test_a_batch_in_two_parts_makes_the_update_of_the_whole(
         restorer_run(photos, encoder, batch=8, accumulate=3)
 
 
+def test_a_contrast_within_parts_of_a_batch_is_said(
+    photos: Path, encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, (degradation, accumulate) in enumerate([("sigmoid", 2), ("published", 1), ("published", 2)]):
+        run = controller_run(photos, encoder, degradation=degradation, accumulate=accumulate, steps=1)
+        assert "contrasted" not in caplog.text
+        carry_out(run, tmp_path / str(number))
+    assert "accumulate=2: photos are contrasted with those of their part alone" in caplog.text
+
+
+def test_processes_wait_for_a_long_validation_of_the_first(tmp_path: Path) -> None:
+    accelerator = loop.processes(restorer_run(Path(), "").loop, tmp_path)
+    assert accelerator.init_handler is not None
+    assert accelerator.init_handler.timeout >= timedelta(hours=12)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["controller", "restorer"])
 def test_two_processes_make_the_update_of_one(
@@ -583,10 +651,36 @@ def test_two_processes_make_the_update_of_one(
     torch.testing.assert_close(flat(tmp_path / "two"), flat(tmp_path / "one"), atol=2e-3, rtol=0)
 
 
+def test_a_step_is_left_out_by_all_processes_where_one_overflows(photos: Path, encoder: Path) -> None:
+    class OtherOverflows(Accelerator):
+        """Of two processes: what comes from the other one is infinite."""
+
+        @property
+        def num_processes(self) -> int:
+            return 2
+
+        def reduce(self, tensor: Tensor, reduction: str = "sum", scale: float = 1.0) -> Tensor:
+            return torch.cat([tensor[:1], tensor[1:] + math.inf])
+
+    job, _ = train.restorer_parts(restorer_run(photos, encoder, precision="fp16"))
+    learner = loop._Learner(job, OtherOverflows(cpu=True))
+    before = {name: weight.clone() for name, weight in job.learning().state_dict().items()}
+    learner.step(batch(), 0)
+    assert learner.state()["scaler"]["scale"] < 2**16
+    for name, weight in job.learning().state_dict().items():
+        assert torch.equal(weight, before[name]), name
+
+
 # ---- interruptions
 
 
-@pytest.mark.parametrize("make", [controller_run, restorer_run])
+def airnet_run(photos: Path, encoder: Path) -> train.RestorerRun:
+    """AirNet's queue and batch norms are part of its state."""
+    network = {"name": "airnet", "width": 8, "groups": 1, "blocks": 1, "queue": 16}
+    return restorer_run(photos, encoder, network=network)
+
+
+@pytest.mark.parametrize("make", [controller_run, restorer_run, airnet_run])
 def test_an_interrupted_run_goes_on_to_the_last_digit(
     photos: Path, encoder: Path, tmp_path: Path, make: Callable[..., Any]
 ) -> None:
@@ -678,6 +772,21 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
         resume.load(tmp_path)
 
 
+def test_a_checkpoint_with_any_byte_changed_is_whole_or_passed_over(tmp_path: Path) -> None:
+    for step in (2, 4):
+        resume.save(tmp_path, step, {"weights": {"w": torch.full((20,), float(step))}})
+    newest = tmp_path / "checkpoint-00000004.pt"
+    content = newest.read_bytes()
+    steps: set[int] = set()
+    for place in range(len(content)):
+        newest.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        state = resume.load(tmp_path)
+        assert state is not None
+        assert torch.equal(state["weights"]["w"], torch.full((20,), float(state["step"]))), place
+        steps.add(state["step"])
+    assert steps == {2, 4}
+
+
 def test_the_newest_two_checkpoints_are_kept_and_no_unfinished_file(tmp_path: Path) -> None:
     assert resume.load(tmp_path) is None
     for step in (1, 2, 3):
@@ -688,18 +797,102 @@ def test_the_newest_two_checkpoints_are_kept_and_no_unfinished_file(tmp_path: Pa
     ]
 
 
-def test_a_checkpoint_of_another_network_is_refused(photos: Path, encoder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"network": {**NETWORK, "width": 16}},
+            "holds a run with network.width=8; asked for is network.width=16",
+        ),
+        ({"learning_rate": 0.5}, "holds a run with learning_rate=0.001; asked for is learning_rate=0.5"),
+        ({"steps": 1, "seed": 3}, "holds a run with steps=2, seed=0; asked for is steps=1, seed=3"),
+        ({"objective": "x0", "sde": {"steps": 50}}, 'objective="clean", sde.steps=null; asked for is'),
+    ],
+)
+def test_a_run_with_another_result_is_refused_in_the_same_folder(
+    photos: Path, encoder: Path, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    train._begun(restorer_run(photos, encoder, steps=2), tmp_path, print, fresh=False)
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(UsageError) as raised:
+        carry_out(restorer_run(photos, encoder, **{"steps": 2, **changes}), tmp_path)
+    assert words in str(raised.value)
+    assert str(raised.value).endswith(
+        "; use another folder, --fresh to start over, or --resume to go on as it began"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == [
+        "run.json",
+    ]
+    assert (tmp_path / "run.json").read_bytes() == before
+    with pytest.raises(UsageError, match='kind="restorer"'):
+        carry_out(controller_run(photos, encoder), tmp_path)
+    (tmp_path / "run.json").write_bytes(before[:50])
+    with pytest.raises(UsageError, match=r"run\.json: cannot be read .* --fresh starts over"):
+        carry_out(restorer_run(photos, encoder), tmp_path)
+
+
+def test_a_run_goes_on_with_more_steps_and_other_habits(
+    photos: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     carry_out(restorer_run(photos, encoder, steps=2), tmp_path)
-    wider = restorer_run(photos, encoder, steps=4, network={**NETWORK, "width": 16})
+    monkeypatch.chdir(photos.parent)
+    changed = restorer_run(Path(photos.name), encoder, steps=3, device="auto", save_every=1, keep=1)
+    lines = carry_out(changed, tmp_path)
+    assert [line["step"] for line in lines if "loss" in line] == [3]
+    assert train.resumed(tmp_path) == changed
+
+
+def test_a_fresh_run_leaves_nothing_of_the_old_one(photos: Path, encoder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    carry_out(restorer_run(photos, encoder, steps=4, validate_every=2, trackers=["tensorboard"]), folder)
+    (folder / "notes.txt").write_text("mine")
+    assert {path.name for path in folder.iterdir()} >= {"best", "model", "pictures", "tracked"}
+    with pytest.raises(DataError, match="runs/none: neither"):
+        carry_out(restorer_run(photos, "runs/none"), folder, fresh=True)
+    assert (folder / "model").exists()  # a mistake in the settings costs nothing
+    with pytest.raises(Killed):
+        train.train(
+            restorer_run(photos, encoder, patch=8), folder, log=killed_at(1), on_progress=print, fresh=True
+        )
+    assert {path.name for path in folder.iterdir()} == {"log.jsonl", "notes.txt", "run.json"}
+    for name in ("best", "notes"):  # of somebody else
+        (tmp_path / "photos" / name).mkdir(parents=True)
+    with pytest.raises(Killed):
+        train.train(
+            restorer_run(photos, encoder),
+            tmp_path / "photos",
+            log=killed_at(1),
+            on_progress=print,
+            fresh=True,
+        )
+    assert (tmp_path / "photos" / "best").exists()
+
+
+def test_a_model_is_not_removed_by_the_run_that_starts_from_it(
+    photos: Path, encoder: Path, tmp_path: Path
+) -> None:
+    carry_out(restorer_run(photos, encoder, steps=1), tmp_path)
+    again = restorer_run(photos, encoder, start=str(tmp_path))
+    with pytest.raises(UsageError, match=f"start={tmp_path} lies in the folder that --fresh empties"):
+        carry_out(again, tmp_path, fresh=True)
+    assert (tmp_path / "model").exists()
+
+
+def test_a_checkpoint_of_another_network_is_refused(photos: Path, encoder: Path, tmp_path: Path) -> None:
+    run = restorer_run(photos, encoder, steps=1)
+    for name, width in (("one", 8), ("other", 16)):
+        carry_out(replace(run, network={**NETWORK, "width": width}), tmp_path / name)
+    checkpoint = tmp_path / "other" / "checkpoint-00000001.pt"
+    checkpoint.rename(tmp_path / "one" / "checkpoint-00000002.pt")
     with pytest.raises(DataError, match="belongs to another network; use another folder, or --fresh"):
-        carry_out(wider, tmp_path)
+        carry_out(run, tmp_path / "one")
 
 
 def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(
     photos: Path, encoder: Path, tmp_path: Path
 ) -> None:
     run = restorer_run(photos, encoder, learning_rate=1e30, save_every=1)
-    with pytest.raises(DataError, match="at step 1; lower learning_rate"):
+    with pytest.raises(DataError, match=r"at step 1; start over .* lower learning_rate"):
         carry_out(run, tmp_path)
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-00000001.pt"]
 
@@ -710,7 +903,11 @@ def test_the_log_counts_seconds_on_after_an_interruption(photos: Path, encoder: 
         train.train(run, tmp_path, log=killed_at(3), on_progress=lambda *_: None)
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"step": 3, "seconds": 1000.0}\n{"step": 3, "lo')
+    with pytest.raises(Killed):
+        train.train(run, tmp_path, log=killed_at(3), on_progress=lambda *_: None)
     assert all(line["seconds"] >= 1000 for line in carry_out(run, tmp_path))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 3, 3, 4]
 
 
 # ---- what a run leaves behind
@@ -780,8 +977,29 @@ def test_contradictions_are_found_before_the_first_step(photos: Path, encoder: P
     narrow = restorer_run(photos, encoder, network={**NETWORK, "context_dim": 8})
     with pytest.raises(DataError, match=r"takes embeddings 8 wide, .* gives 24"):
         carry_out(narrow, tmp_path / "a")
+    for make in (controller_run, restorer_run):
+        with pytest.raises(UsageError, match=r"view=48: .* sees 32 pixels; use view=32"):
+            carry_out(make(photos, encoder, view=48), tmp_path / "b")
+    with pytest.raises(UsageError, match=r"device=cuda:1: training takes auto, cpu or cuda; CUDA_VISIBLE"):
+        carry_out(restorer_run(photos, encoder, device="cuda:1"), tmp_path / "b")
+    assert not (tmp_path / "b").exists()
     with pytest.raises(DataError, match="a single photo"):
         carry_out(restorer_run(write_photos(tmp_path / "one", 1), encoder), tmp_path / "c")
+    bare = controller_run(photos, encoder, content="published")
+    with pytest.raises(DataError, match=r"of \d photos have no caption; .*content=clean needs none"):
+        carry_out(bare, tmp_path / "d")
+    for side in ("LQ", "GT"):
+        for word in ("hazy", "rainy"):
+            write_photos(tmp_path / "pairs" / word / side)
+    small = tmp_path / "pairs" / "rainy" / "LQ" / "4.png"
+    cv2.imwrite(str(small), np.zeros((50, 70, 3), np.uint8))
+    with pytest.raises(DataError, match=r"rainy/LQ/4\.png: 70 x 50 pixels, .* clean photo has 70 x 60"):
+        train.data_sets(restorer_run(tmp_path / "pairs", encoder, steps=1))
+    small.write_bytes(b"not a photo")
+    with pytest.raises(PhotoError) as raised:
+        train.data_sets(restorer_run(tmp_path / "pairs", encoder, steps=1))
+    assert raised.value.path == small
+    assert not [*tmp_path.glob("*/log.jsonl")]
 
 
 def test_photos_for_validation_are_never_trained_on(photos: Path) -> None:
@@ -801,6 +1019,31 @@ def test_batches_do_not_depend_on_where_they_start(photos: Path) -> None:
     late = list(loop.batches(data, size=2, start=3, stop=4, workers=0))
     assert torch.equal(some[2].degraded, late[0].degraded)
     assert some[2].names == late[0].names
+
+
+@pytest.mark.slow
+def test_a_photo_that_cannot_be_drawn_is_one_line_from_a_worker_too(tmp_path: Path) -> None:
+    for kind in ("truncated", "unequal"):
+        for side in ("LQ", "GT"):
+            write_photos(tmp_path / kind / "hazy" / side, 2)
+    cut = tmp_path / "truncated" / "hazy" / "LQ" / "0.png"
+    cut.write_bytes(cut.read_bytes()[:2000])
+    small = tmp_path / "unequal" / "hazy" / "LQ" / "0.png"
+    cv2.imwrite(str(small), np.zeros((50, 70, 3), np.uint8))
+    code = (
+        "import sys; from pathlib import Path; from daclip.data import Pairs, published_layout\n"
+        "from daclip.train import loop\n"
+        "for root in sys.argv[1:]:\n"
+        "    data = Pairs(pairs=published_layout(Path(root), 'val'), region=32)\n"
+        "    try: list(loop.batches(data, size=2, start=0, stop=1, workers=1))\n"
+        "    except Exception as error: print(type(error).__name__, error)\n"
+    )
+    roots = [str(tmp_path / kind) for kind in ("truncated", "unequal")]
+    # in a process of its own: one that has decoded photos cannot be forked
+    done = subprocess.run([sys.executable, "-c", code, *roots], capture_output=True, text=True, check=False)
+    first, second = done.stdout.splitlines()
+    assert first.startswith("PhotoError picture ends early; ")
+    assert second.startswith(f"DataError {small}: 70 x 50 pixels, but its clean photo has 70 x 60; ")
 
 
 # ---- presets, and words of one's own
@@ -825,8 +1068,7 @@ def test_each_preset_takes_two_steps_at_toy_size(
     run = preset(name)
     assert not isinstance(run, train.BackboneRun)
     small = {"steps": 2, "batch": 4, "validate_regions": 4, "workers": 0, "trackers": [], "device": "cpu"}
-    precision = "bf16" if run.loop.precision == "fp16" else run.loop.precision
-    loop_of = replace(run.loop, **small, precision=precision, log_every=1)
+    loop_of = replace(run.loop, **small, log_every=1)
     common = {"data": str(photos), "encoder": str(encoder), "region": 32, "view": 32, "loop": loop_of}
     if isinstance(run, train.ControllerRun):
         # these photos have no captions
@@ -841,6 +1083,23 @@ def test_each_preset_takes_two_steps_at_toy_size(
     lines = carry_out(run, tmp_path)
     assert [math.isfinite(line["loss"]) for line in lines if "loss" in line] == [True, True]
     assert models.find(tmp_path / "model", offline=True).config.kind
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_as_it_is(photos: Path, encoder: Path, tmp_path: Path) -> None:
+    run = restorer_run(photos, encoder, steps=2, late_patch=16)
+    carry_out(run, tmp_path / "plain")
+    (tmp_path / "compiled").mkdir()
+    train._write_run(replace(run, loop=replace(run.loop, compile=True)), tmp_path / "compiled")
+    # in a process of its own: the checks of shapes under test cannot be compiled
+    command = [sys.executable, "-m", "daclip", "train", "--resume", str(tmp_path / "compiled"), "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    plain, compiled = (
+        [min(each) for each in losses(tmp_path / name).values()] for name in ("plain", "compiled")
+    )
+    assert compiled == pytest.approx(plain, abs=1e-4)
+    torch.testing.assert_close(flat(tmp_path / "compiled"), flat(tmp_path / "plain"), atol=4e-3, rtol=0)
 
 
 def test_a_restorer_can_start_from_a_finished_one(photos: Path, encoder: Path, tmp_path: Path) -> None:
@@ -953,18 +1212,23 @@ def test_captions_that_cannot_be_used_say_why(
         read_captions(tmp_path / "missing.csv")
 
 
+def written_out(photos: Tensor, texts: Tensor, scale: float, *, masked: bool = False) -> float:
+    """PAPER.md 1.2; items of one text are each other's negatives, or left out where `masked`."""
+    logits = (scale * photos @ texts.T).double()
+    total, count = 0.0, len(photos)
+    for i in range(count):
+        others = [j for j in range(count) if j == i or not (masked and torch.equal(texts[i], texts[j]))]
+        row, column = logits[i, others], logits[others, i]
+        total -= float(2 * logits[i, i] - row.exp().sum().log() - column.exp().sum().log()) / (2 * count)
+    return total
+
+
 def test_the_published_loss_is_its_formula_and_not_below_its_floor() -> None:
-    """PAPER.md 1.2, written out; items of one word are each other's negatives."""
     generator = torch.Generator().manual_seed(0)
     photos, words = (F.normalize(torch.randn(n, 8, generator=generator)) for n in (6, 3))
     texts = words[[0, 0, 0, 1, 1, 2]]
-    scale = 7.0
-    wanted = 0.0
-    for i in range(6):
-        row = torch.stack([scale * photos[i] @ texts[j] for j in range(6)])
-        column = torch.stack([scale * photos[j] @ texts[i] for j in range(6)])
-        wanted -= float(row[i] - row.exp().sum().log() + column[i] - column.exp().sum().log()) / (2 * 6)
-    assert contrastive(scale * photos @ texts.T).item() == pytest.approx(wanted, rel=1e-6)
+    wanted = written_out(photos, texts, 7.0)
+    assert contrastive(7.0 * photos @ texts.T).item() == pytest.approx(wanted, rel=1e-6)
     same = texts @ texts.T > 1 - 1e-5
     floor = attainable_floor(same)
     assert floor == pytest.approx((3 * math.log(3) + 2 * math.log(2)) / 6)
@@ -972,6 +1236,21 @@ def test_the_published_loss_is_its_formula_and_not_below_its_floor() -> None:
     assert contrastive(perfect).item() == pytest.approx(floor, abs=1e-4)
     # where items of one word are not each other's negatives, nothing is left
     assert contrastive(perfect, same).item() == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("form", ["published", "masked"])
+def test_the_contrast_of_a_controller_is_its_formula(form: str) -> None:
+    job = controller_job(degradation=form, content=form)
+    twice = replace(batch(), names=[("hazy",), ("hazy",), ("noisy", "rainy"), ()])
+    with torch.no_grad():
+        _, figures = job(twice, 0.0)
+        embeddings = job.model.encode(job._views(twice)[0])
+        scale, masked = job.model.logit_scale.exp().item(), form == "masked"
+        words = F.normalize(job.targets(twice.names) @ job.texts, dim=-1)
+        found = F.normalize(embeddings.degradation, dim=-1)
+        assert figures["said"] == pytest.approx(written_out(found, words, scale, masked=masked), rel=1e-5)
+        found, captions = F.normalize(embeddings.content, dim=-1), job.captions(twice.captions)
+        assert figures["shown"] == pytest.approx(written_out(found, captions, scale, masked=masked), rel=1e-5)
 
 
 @pytest.mark.parametrize("degradation", ["sigmoid", "softmax", "published", "masked"])

@@ -20,7 +20,7 @@ from daclip.errors import DaclipError, UsageError, missing_extra
 @click.option(
     "--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with the run in a folder."
 )
-@click.option("--fresh", is_flag=True, help="Start over instead of going on.")
+@click.option("--fresh", is_flag=True, help="Start over, and remove what the old run wrote.")
 @click.option("--dry-run", is_flag=True, help="Print the settings, and what they will take, and stop.")
 @options
 def command(

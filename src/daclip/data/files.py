@@ -87,15 +87,33 @@ def read_pixels(source: Stored) -> Pixels8:
         photo = image.read(source)
     else:
         try:
-            photo = image.read(source.read_bytes())
+            photo = image.read(_content(source))
             photo.own  # noqa: B018  decoded here, where an error gets the name
         except PhotoError as error:
             raise PhotoError(error.kind, str(source), error.message, hint=error.hint) from error
     return eight_bit(photo.crop(0, 0, photo.height, photo.width))
 
 
+def size_in_header(source: Stored) -> tuple[int, int] | None:
+    """Width and height of a photo in a file; None where only reading all of it would tell.
+
+    Raises PhotoError with the photo's name for a file that is no photo.
+    """
+    if not isinstance(source, Path) or source.suffix.lower() in _OPENCV_SUFFIXES:
+        return None
+    photo = image.read(source)
+    return photo.width, photo.height
+
+
+def _content(source: Stored) -> bytes:
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise PhotoError("unreadable", str(source), f"cannot be read ({error.strerror})") from error
+
+
 def _read_opencv(source: Stored) -> Pixels8:
-    coded = np.frombuffer(source.read_bytes(), np.uint8)
+    coded = np.frombuffer(_content(source), np.uint8)
     decoded = cv2.imdecode(coded, cv2.IMREAD_COLOR) if coded.size else None
     if decoded is None:
         raise PhotoError("not-an-image", str(source), "not a picture, or damaged")

@@ -1,7 +1,7 @@
 """Degraded / clean pairs: drawn balanced by word as in the paper, and found in the published layout."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from daclip.data.files import PhotoCache, Pixels8, Split, Stored, list_photos, side
+from daclip.data.files import PhotoCache, Pixels8, Split, Stored, list_photos, side, size_in_header
 from daclip.data.sample import Sample, grey
 from daclip.errors import DataError
 from daclip.vocabulary import CLEAN, DEGRADATIONS
@@ -67,11 +67,7 @@ class Pairs:
         word = list(self.by_word)[index % len(self.by_word)]
         pair = self.by_word[word][int(rng.integers(len(self.by_word[word])))]
         degraded, clean = self._cache.read(pair.degraded), self._cache.read(pair.clean)
-        if degraded.shape != clean.shape:
-            raise DataError(
-                f"{pair.degraded}: {_size(degraded)} pixels, but its clean photo has {_size(clean)}",
-                hint="`daclip data check` lists all such pairs",
-            )
+        _check_sizes(pair, degraded.shape[1::-1], clean.shape[1::-1])
         top, left = (int(rng.integers(max(size - self.region, 0) + 1)) for size in clean.shape[:2])
         turns = rng.random(3) < 0.5 if self.flips else np.zeros(3, bool)
         degraded, clean = (self._patch(photo, top, left, turns) for photo in (degraded, clean))
@@ -111,8 +107,32 @@ def in_order(words: Iterable[str]) -> list[str]:
     return [word for word in DEGRADATIONS if word in given] + sorted(given - set(DEGRADATIONS))
 
 
-def _size(pixels: Pixels8) -> str:
-    return f"{pixels.shape[1]} x {pixels.shape[0]}"
+def check_headers(pairs: Sequence[Pair], on_progress: Callable[[int, int], object]) -> None:
+    """Raise DataError where the files of a pair differ in size, PhotoError where one is no photo.
+
+    Only headers are read, so a photo that ends early is found when it is drawn.
+
+    Args:
+        pairs: all of a data set.
+        on_progress: told (pairs seen, of how many).
+    """
+    for done, pair in enumerate(pairs, 1):
+        degraded, clean = size_in_header(pair.degraded), size_in_header(pair.clean)
+        if degraded is not None and clean is not None:
+            _check_sizes(pair, degraded, clean)
+        on_progress(done, len(pairs))
+
+
+def _check_sizes(pair: Pair, degraded: tuple[int, int], clean: tuple[int, int]) -> None:
+    if degraded != clean:
+        raise DataError(
+            f"{pair.degraded}: {_text(degraded)} pixels, but its clean photo has {_text(clean)}",
+            hint="`daclip data check` lists all such pairs",
+        )
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
 
 
 # ---- the published layout

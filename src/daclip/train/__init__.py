@@ -6,12 +6,14 @@ model with the averaged weights of the last step; and `initial/`, where these go
 """
 
 import json
+import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -19,7 +21,7 @@ import torch
 from torch import nn
 
 from daclip import checkpoints, clip, models
-from daclip.data import CleanPhotos, DataSet, Pairs, Split, open_data
+from daclip.data import CleanPhotos, DataSet, Pairs, Split, check_headers, open_data
 from daclip.detect import ClassTexts
 from daclip.diffusion import IRSDE
 from daclip.errors import DataError, ModelError, UsageError
@@ -65,24 +67,33 @@ __all__ = [
 def train(run: Run, folder: Path, *, log: loop.Log, on_progress: Progress, fresh: bool = False) -> Path:
     """Carry out a run and return its model folder; the same call again goes on where it stopped.
 
+    Raises UsageError where the folder holds a run with settings that give other results.
+
     Args:
         run: what to do.
         folder: of the run, made where it does not exist.
         log: given the figures of a step, as they are written to the folder's log.
         on_progress: told how far the work before the first step is.
-        fresh: start over, whatever the folder holds.
+        fresh: start over, and remove what an older run wrote to the folder.
     """
-    _set_threads(run)
-    folder.mkdir(parents=True, exist_ok=True)
     if fresh:
-        resume.forget(folder)
-    _write_run(run, folder)
-    log = _kept(folder / "log.jsonl", log)
-    with torch.random.fork_rng(devices=[]):
-        if isinstance(run, BackboneRun):
+        _check_places(run, folder)
+    else:
+        _check_settings(run, folder)
+    if isinstance(run, BackboneRun):
+        _set_threads(run)
+        log = _begun(run, folder, log, fresh=fresh)
+        with torch.random.fork_rng(devices=[]):
             return checkpoints.save_pretrained(_backbone(run, log, on_progress), folder / "model")
+    accelerator = loop.processes(run.loop, folder)
+    _set_threads(run)
+    with torch.random.fork_rng(devices=[]):
         job, model = _PARTS[type(run)](run)
-        data, val = data_sets(run)
+        data, val = data_sets(run, on_progress)
+        # only now, when all that the run needs is there
+        if accelerator.is_main_process:
+            log = _begun(run, folder, log, fresh=fresh)
+        accelerator.wait_for_everyone()
 
         def write_model(path: Path) -> None:
             checkpoints.save_pretrained(model(), path)
@@ -91,6 +102,7 @@ def train(run: Run, folder: Path, *, log: loop.Log, on_progress: Progress, fresh
 
         loop.fit(
             job,
+            accelerator=accelerator,
             data=data,
             val=val,
             folder=folder,
@@ -101,13 +113,16 @@ def train(run: Run, folder: Path, *, log: loop.Log, on_progress: Progress, fresh
 
 
 def resumed(folder: Path) -> Run:
-    """The run that was begun in a folder. Raises UsageError where none was."""
+    """The run that was begun in a folder. Raises UsageError where none was, or it cannot be read."""
+    path = folder / "run.json"
+    if not path.exists():
+        raise UsageError(f"{folder}: no run was begun there", hint="name a preset, and -o this folder")
     try:
-        settings = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
         return read_run(settings.pop("kind"), settings)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise UsageError(
-            f"{folder}: no run was begun there", hint="name a preset, and -o this folder"
+            f"{path}: cannot be read ({error})", hint="a preset with --fresh starts over"
         ) from error
 
 
@@ -126,10 +141,87 @@ def _set_threads(run: Run) -> None:
     cv2.setNumThreads(threads)
 
 
+def _check_settings(run: Run, folder: Path) -> None:
+    """Raise UsageError where a folder holds a run whose results would be others."""
+    if not (folder / "run.json").exists():
+        return
+    before, now = dict(_flat(_as_json(resumed(folder)))), dict(_flat(_as_json(run)))
+    changed = ["kind"]
+    if before["kind"] == now["kind"]:
+        names = {**before, **now}
+        changed = [name for name in names if not _are_alike(name, before.get(name), now.get(name))]
+    if changed:
+        old, new = (
+            ", ".join(f"{name}={json.dumps(each.get(name))}" for name in changed) for each in (before, now)
+        )
+        raise UsageError(
+            f"{folder} holds a run with {old}; asked for is {new}",
+            hint="use another folder, --fresh to start over, or --resume to go on as it began",
+        )
+
+
+def _check_places(run: Run, folder: Path) -> None:
+    """Raise UsageError where the run needs a model that would be removed for it."""
+    for name in ("encoder", "start", "initial"):
+        place = Path(getattr(run, name, "") or "?")
+        if place.exists() and place.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"{name}={place} lies in the folder that --fresh empties", hint="use another folder"
+            )
+
+
+def _are_alike(name: str, before: Any, now: Any) -> bool:
+    """Whether a run with one value of a setting can go on with another."""
+    if name == "steps":
+        return now >= before
+    if name in ("data", "encoder", "start", "initial"):
+        return Path(before or "").resolve() == Path(now or "").resolve()  # runs/eyes/ is runs/eyes
+    return before == now or name in _CHANGE_NOTHING
+
+
+_CHANGE_NOTHING = frozenset(
+    {
+        "compile",
+        "device",
+        "keep",
+        "log_every",
+        "save_every",
+        "threads",
+        "trackers",
+        "validate_every",
+        "workers",
+    }
+)
+"""Settings by which no result differs but in its last digits."""
+
+
+def _flat(settings: dict[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    """All settings by the names they are changed by; those inside of one as `network.width`."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(cast("dict[str, Any]", value), "" if name == "loop" else f"{name}.")
+        else:
+            yield within + name, value
+
+
+def _begun(run: Run, folder: Path, log: loop.Log, *, fresh: bool) -> loop.Log:
+    """The log of a run whose folder is ready: emptied of an older run where `fresh`, with the settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if fresh:
+        resume.forget(folder)
+    _write_run(run, folder)
+    return _kept(folder / "log.jsonl", log)
+
+
 def _write_run(run: Run, folder: Path) -> None:
+    part = folder / "run.part"
+    part.write_text(json.dumps(_as_json(run), indent=1) + "\n", encoding="utf-8")
+    part.replace(folder / "run.json")
+
+
+def _as_json(run: Run) -> dict[str, Any]:
     kind = next(name for name, each in KINDS.items() if isinstance(run, each))
-    text = json.dumps({"kind": kind, **asdict(run)}, indent=1)
-    (folder / "run.json").write_text(text + "\n", encoding="utf-8")
+    return {"kind": kind, **asdict(run)}
 
 
 def _kept(path: Path, log: loop.Log) -> loop.Log:
@@ -137,8 +229,11 @@ def _kept(path: Path, log: loop.Log) -> loop.Log:
 
     After an interruption the steps since the last checkpoint appear twice, with equal losses.
     """
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    lines = [line for line in lines if line.endswith("}")]  # a full disk may have cut the last one
+    content = path.read_bytes() if path.exists() else b""
+    whole, newline, cut = content.rpartition(b"\n")
+    if cut:  # by a kill or a full disk; the next line would be glued to it
+        os.truncate(path, len(whole + newline))
+    lines = whole.splitlines()
     began = time.monotonic() - (json.loads(lines[-1])["seconds"] if lines else 0.0)
 
     def keep(figures: dict[str, Any]) -> None:
@@ -177,6 +272,7 @@ def _backbone(run: BackboneRun, log: loop.Log, on_progress: Progress) -> checkpo
 def controller_parts(run: ControllerRun) -> Parts:
     """The job of a controller run, and a function that gives the model its weights make."""
     daclip, config = _start(run.encoder)
+    _check_view(run, daclip)
     words = _words(run)
     texts = config.texts
     if texts is None or texts.names != words:
@@ -218,6 +314,7 @@ def restorer_parts(run: RestorerRun) -> Parts:
     if run.network.get("context_dim"):
         _check_width(run, found.texts)
         daclip = checkpoints.load(found).daclip.to(memory_format=torch.channels_last)
+        _check_view(run, daclip)
     initial = _initial(run)
     if initial is not None and not _are_equal(initial.texts, found.texts):
         raise DataError(
@@ -371,14 +468,32 @@ def _check_width(run: RestorerRun, texts: ClassTexts) -> None:
         raise DataError(f"the network takes embeddings {wanted} wide, {run.encoder} gives {width}")
 
 
+def _check_view(run: ControllerRun | RestorerRun, daclip: clip.DaClip) -> None:
+    """Raise UsageError for views that a transformer, which knows its patches by their number, cannot see."""
+    if isinstance(daclip.image_tower, clip.VitTower):
+        side, _ = cast("tuple[int, int]", daclip.image_tower.visual.image_size)
+        if run.view != side:
+            raise UsageError(f"view={run.view}: {run.encoder} sees {side} pixels", hint=f"use view={side}")
+
+
 # ---- data
 
 
-def data_sets(run: ControllerRun | RestorerRun) -> tuple[DataSet, list[Batch]]:
-    """What a run draws from, and its fixed validation batches from photos it never draws."""
+def data_sets(
+    run: ControllerRun | RestorerRun, on_progress: Progress = lambda *_: None
+) -> tuple[DataSet, list[Batch]]:
+    """What a run draws from, and its fixed validation batches from photos it never draws.
+
+    Raises DataError where captions are missing that the run needs, or a pair has two sizes.
+    """
     seed, count = run.loop.seed, run.loop.validate_regions
     data = _opened(run, "train", seed)
     val = _opened(run, "val", seed + 1)
+    for each in (data, val):
+        if isinstance(run, ControllerRun) and run.content in ("published", "masked"):
+            _check_captions(run, each)
+        if isinstance(each, Pairs):
+            check_headers(each.pairs, partial(on_progress, "pairs looked at"))
     if isinstance(val, CleanPhotos):
         val = replace(val, weights=None, alike=1, clean_share=0.1, mixture_share=0.1)
     size = min(16, count)
@@ -399,6 +514,19 @@ def _opened(run: ControllerRun | RestorerRun, split: Split, seed: int) -> CleanP
         tone_share=run.tone_share,
         alike=loop.regions_per_step(run) if isinstance(run, RestorerRun) and run.alike else 1,
     )
+
+
+def _check_captions(run: ControllerRun, data: CleanPhotos | Pairs) -> None:
+    """Raise DataError unless every photo has a caption."""
+    if isinstance(data, Pairs):
+        captions = [pair.caption for pair in data.pairs]
+    else:
+        captions = data.captions or [None] * len(data.photos)
+    if missing := sum(not caption for caption in captions):
+        raise DataError(
+            f"{run.data}: {missing} of {len(captions)} photos have no caption",
+            hint=f"content={run.content} compares with captions, content=clean needs none",
+        )
 
 
 def _words(run: ControllerRun) -> tuple[str, ...]:

@@ -6,22 +6,25 @@ several processes make the update that one makes with the whole batch.
 """
 
 import json
+import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.utils import save_image
 
-from daclip.data import DataSet, Sample
-from daclip.errors import DataError, UsageError
+from daclip.data import DataSet
+from daclip.errors import DaclipError, DataError, UsageError
 from daclip.train import resume
 from daclip.train.batch import Batch, collate
 from daclip.train.controller import ControllerJob
@@ -29,13 +32,51 @@ from daclip.train.optim import optimiser
 from daclip.train.presets import ControllerRun, Loop, RestorerRun
 from daclip.train.restorer import RestorerJob
 
+_LOG = logging.getLogger("daclip")
+
 Job = ControllerJob | RestorerJob
 Log = Callable[[dict[str, Any]], None]
 Writer = Callable[[Path], object]
 
 
+def processes(loop: Loop, folder: Path) -> Accelerator:
+    """The processes of a run, and the device of this one.
+
+    Raises UsageError where the device is not there, or the batch cannot be shared out.
+    """
+    if loop.device not in ("auto", "cpu", "cuda"):
+        raise UsageError(
+            f"device={loop.device}: training takes auto, cpu or cuda",
+            hint="CUDA_VISIBLE_DEVICES=1 in front of the command chooses the second card",
+        )
+    if loop.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device={loop.device}: PyTorch finds no such device", hint="use device=cpu")
+    accelerator = Accelerator(
+        cpu=loop.device == "cpu" or not torch.cuda.is_available(),
+        log_with=[*loop.trackers] or None,
+        project_dir=folder,
+        # while the first validates, which may take a diffusion hours, the others wait for its gradients
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
+    )
+    parts = accelerator.num_processes * loop.accumulate
+    if loop.batch % parts:
+        raise UsageError(
+            f"batch={loop.batch} cannot be shared by {accelerator.num_processes} processes"
+            f" in {loop.accumulate} parts each",
+            hint=f"use a multiple of {parts}",
+        )
+    return accelerator
+
+
 def fit(
-    job: Job, *, data: DataSet, val: Sequence[Batch], folder: Path, log: Log, write_model: Writer
+    job: Job,
+    *,
+    accelerator: Accelerator,
+    data: DataSet,
+    val: Sequence[Batch],
+    folder: Path,
+    log: Log,
+    write_model: Writer,
 ) -> None:
     """Train until the run's last step; afterwards the job holds the averaged weights.
 
@@ -44,18 +85,18 @@ def fit(
 
     Args:
         job: what learns.
+        accelerator: see `processes`.
         data: what batches are drawn from.
         val: batches to validate on.
         folder: of the run.
         log: told the figures of a step.
         write_model: writes the job's weights, as they are then, as a model folder.
 
-    Raises:
-        DataError: loss or gradients are not finite, or a checkpoint does not fit the job.
-        UsageError: the device is not there, or the batch cannot be shared out.
+    Raises DataError where loss or gradients are not finite, or a checkpoint does not fit the job.
     """
     loop = job.run.loop
-    accelerator = _accelerator(loop, folder)
+    if accelerator.is_main_process and loop.accumulate > 1 and _contrasts(job.run):
+        _LOG.warning("accumulate=%d: photos are contrasted with those of their part alone", loop.accumulate)
     learner = _Learner(job, accelerator)
     start = learner.go_on(folder)
     track = _tracker(accelerator, job.run)
@@ -88,6 +129,13 @@ def fit(
         write_model(folder / "model")
     accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+def _contrasts(run: ControllerRun | RestorerRun) -> bool:
+    """Whether a loss depends on what else is in the batch."""
+    return isinstance(run, ControllerRun) and not {"published", "masked"}.isdisjoint(
+        (run.degradation, run.content)
+    )
 
 
 class _Learner:
@@ -148,9 +196,10 @@ class _Learner:
                 mean, figures = self.job(part.to(self.accelerator.device), number / loop.steps)
             self.scaler.scale(mean / loop.accumulate).backward()
             loss += mean.detach() / loop.accumulate
-        self.scaler.unscale_(self.optimiser)
         weights = [weight for group in self.optimiser.param_groups for weight in group["params"]]
         loss = self._mean_over_processes(loss, weights)
+        # after the mean, so that every process knows when one of them overflowed
+        self.scaler.unscale_(self.optimiser)
         norms = [
             nn.utils.clip_grad_norm_(part, loop.clip_norm or float("inf"))
             for part in self.job.separate(weights)
@@ -161,7 +210,7 @@ class _Learner:
         if not torch.isfinite(loss) or not (torch.isfinite(norm) or self.scaler.is_enabled()):
             raise DataError(
                 f"the loss is {loss.item()} and its gradient {norm.item()} at step {number}",
-                hint="lower learning_rate, or use precision=fp32",
+                hint="start over (--fresh) with a lower learning_rate, or with precision=fp32",
             )
         self.scaler.step(self.optimiser)
         self.scaler.update()
@@ -216,25 +265,6 @@ class _Learner:
         return torch.autocast(self.accelerator.device.type, kind, enabled=kind is not None)
 
 
-def _accelerator(loop: Loop, folder: Path) -> Accelerator:
-    """The processes of the run, and the device of this one."""
-    if loop.device not in ("auto", "cpu") and not torch.cuda.is_available():
-        raise UsageError(f"device={loop.device}: PyTorch finds no such device", hint="use device=cpu")
-    accelerator = Accelerator(
-        cpu=loop.device == "cpu" or not torch.cuda.is_available(),
-        log_with=[*loop.trackers] or None,
-        project_dir=folder,
-    )
-    parts = accelerator.num_processes * loop.accumulate
-    if loop.batch % parts:
-        raise UsageError(
-            f"batch={loop.batch} cannot be shared by {accelerator.num_processes} processes"
-            f" in {loop.accumulate} parts each",
-            hint=f"use a multiple of {parts}",
-        )
-    return accelerator
-
-
 def _tracker(
     accelerator: Accelerator, run: ControllerRun | RestorerRun
 ) -> Callable[[str, dict[str, float], int], None]:
@@ -257,14 +287,20 @@ def _tracker(
 # ---- data
 
 
-class _Draws(Dataset[tuple[int, Sample]]):
-    """A data set as the loader wants it."""
+class _Batches(Dataset[Batch | DaclipError]):
+    """A data set as the loader wants it: the batch of some numbers.
+
+    An error is handed over as a value: torch would make a text of its traceback, and fail on a PhotoError.
+    """
 
     def __init__(self, data: DataSet) -> None:
         self.data = data
 
-    def __getitem__(self, index: int) -> tuple[int, Sample]:
-        return index, self.data.draw(index)
+    def __getitem__(self, indices: Sequence[int]) -> Batch | DaclipError:
+        try:
+            return collate([(index, self.data.draw(index)) for index in indices])
+        except DaclipError as error:
+            return error
 
 
 def batches(
@@ -285,19 +321,24 @@ def batches(
         stop: number behind the last one.
         workers: processes that draw.
         share: number of this process and of all; each gets its part of every batch.
+
+    Raises PhotoError or DataError for a photo that cannot be drawn, from a worker, too.
     """
     process, processes = share
     own = size // processes
     first = [batch * size + process * own for batch in range(start, stop)]
     loader = DataLoader(
-        _Draws(data),
-        batch_sampler=[[*range(index, index + own)] for index in first],
+        _Batches(data),
+        sampler=[range(index, index + own) for index in first],
+        batch_size=None,  # they come as batches
         num_workers=workers,
-        collate_fn=collate,
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
-    return iter(loader)
+    for drawn in loader:
+        if isinstance(drawn, DaclipError):
+            raise drawn
+        yield drawn
 
 
 def regions_per_step(run: ControllerRun | RestorerRun) -> int:

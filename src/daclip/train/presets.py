@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import Any, Literal, cast, get_args, get_type_hints
 
+from daclip.diffusion import IRSDE
 from daclip.errors import UsageError
 from daclip.vocabulary import DEGRADATIONS
 
@@ -142,6 +143,10 @@ class ControllerRun:
         )
     )
 
+    def __post_init__(self) -> None:
+        """Raise UsageError for draws that cannot be."""
+        _check_draws(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RestorerRun:
@@ -231,12 +236,44 @@ class RestorerRun:
             raise UsageError(
                 "a network of one pass has no sde or initial", hint="objective=x0 is a diffusion"
             )
+        _check_draws(self)
+        _check_sde(self)
 
 
 ONE_PASS = ("clean", "uncover")
 """Objectives of networks that answer at once."""
 
 Run = BackboneRun | ControllerRun | RestorerRun
+
+
+def _check_draws(run: ControllerRun | RestorerRun) -> None:
+    """Raise UsageError for shares of nothing known, or of more than there is."""
+    for word, share in run.shares.items():
+        if word not in DEGRADATIONS:
+            raise UsageError(f'shares: unknown degradation "{word}"', hint=_known(word, list(DEGRADATIONS)))
+        if share < 0:
+            raise UsageError(f"shares: {word} cannot be {share:g}", hint="give a larger number")
+    if not sum(run.shares.values()):
+        raise UsageError("shares: nothing is drawn", hint="give one degradation a share above 0")
+    for names in (("clean_share", "mixture_share"), ("tone_share",), ("told_share",)):
+        given = {name: getattr(run, name) for name in names if hasattr(run, name)}
+        if sum(given.values()) > 1:
+            said = " and ".join(f"{name}={share:g}" for name, share in given.items())
+            raise UsageError(f"{said}: more than all photos", hint="shares are parts of 1")
+
+
+def _check_sde(run: RestorerRun) -> None:
+    """Raise UsageError for a diffusion, or times of it, that cannot be."""
+    known = [each.name for each in fields(IRSDE)]
+    for name in run.sde:
+        if name not in known:
+            raise UsageError(f'sde: unknown setting "{name}"', hint=_known(name, known))
+    try:
+        steps = IRSDE(**run.sde).steps
+    except TypeError as error:
+        raise UsageError(f"sde={json.dumps(run.sde)}: {error}", hint="give numbers") from error
+    if [*run.sample_times] != sorted({*run.sample_times} & {*range(1, steps + 1)}, reverse=True):
+        raise UsageError(f"sample_times={run.sample_times}", hint=f"name times from {steps} down to 1")
 
 
 # ---- small ones, for one small machine
@@ -622,7 +659,9 @@ def _value(part: Run | Loop, key: str, text: str) -> Any:
     if isinstance(now, float) and isinstance(value, int):
         value = float(value)
     if key == "shares" and isinstance(value, dict):
-        value = {str(word): float(share) for word, share in cast("dict[str, Any]", value).items()}
+        shares = cast("dict[str, Any]", value)
+        are_numbers = all(isinstance(share, int | float) for share in shares.values())
+        value = {word: float(share) for word, share in shares.items()} if are_numbers else text
     if type(value) is not type(now):
         raise UsageError(f'{key} cannot be "{text}"', hint=f"give a value like {json.dumps(now)}")
     if (

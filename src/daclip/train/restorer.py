@@ -79,6 +79,14 @@ class RestorerJob(nn.Module):
         """What is trained, averaged and saved."""
         return nn.ModuleDict({"network": self.network})
 
+    def train(self, mode: bool = True) -> "RestorerJob":
+        """The network to its training mode; encoder and initial only look on."""
+        super().train(mode)
+        for frozen in (self.encoder, self.initial):
+            if frozen is not None:
+                frozen.eval()
+        return self
+
     @torch.no_grad()
     def context(self, regions: Float[Tensor, "b 3 h w"], generators: Sequence[torch.Generator]) -> Context:
         """Content and degradation embedding of one view of each region, and the tone of all of it."""

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,11 @@ def load(folder: Path) -> dict[str, Any] | None:
     """
     found = sorted(folder.glob(_PATTERN), reverse=True)
     for path in found:
-        if _is_whole(path):
-            return torch.load(path, map_location="cpu", weights_only=True)
-        _LOG.warning("%s: damaged, passed over", path)
+        try:
+            return _read(path)
+        except Exception as error:  # whatever zip, pickle and torch come up with where bytes are wrong
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            _LOG.warning("%s: damaged, passed over (%s)", path, reason)
     if found:
         raise DataError(
             f"{folder}: none of its {len(found)} checkpoints can be read", hint="--fresh starts over"
@@ -44,16 +47,27 @@ def load(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def _is_whole(path: Path) -> bool:
-    """True when every part of a checkpoint, which is a zip archive, has its checksum."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
-        return False
+def _read(path: Path) -> dict[str, Any]:
+    """The state in a file. torch itself does not look at the checksums of its zip archive."""
+    with zipfile.ZipFile(path) as archive:
+        if wrong := archive.testzip():
+            raise ValueError(f"{wrong} has another checksum")
+        # a part that is marked as a folder torch leaves out: its numbers would be any that are in memory
+        if any(part.external_attr for part in archive.infolist()):
+            raise ValueError("a part is marked as a folder")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def forget(folder: Path) -> None:
-    """Remove the checkpoints and the log of a run, so that it starts over."""
-    for path in [*folder.glob("checkpoint-*"), folder / "log.jsonl"]:
-        path.unlink(missing_ok=True)
+    """Remove what a run wrote to its folder, so that it starts over; only where one was begun."""
+    if not (folder / "run.json").exists():
+        return
+    for path in [path for pattern in _WRITTEN for path in folder.glob(pattern)]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+_WRITTEN = ("checkpoint-*", "log.jsonl", "best", "initial", "model", "pictures", "tracked")
+"""What a run writes beside `run.json`."""
