@@ -328,6 +328,22 @@ def test_plots_and_sheet_are_written(daclip: Door, pairs: Path, toy: Path, tmp_p
     assert image.read(tmp_path / "sheet.png").height > 2 * 240
 
 
+def test_the_sheet_shows_the_first_photo_that_could_be_measured(daclip: Door, pairs: Path, toy: Path) -> None:
+    (pairs / "noisy" / "LQ" / "Broken.png").write_bytes(b"")
+    write(pairs / "noisy" / "GT" / "Broken.png", scene(5))
+    common = ("evaluate", "--model", toy, "--data", pairs, "--only", "noisy", "--sheet", pairs / "sheet.png")
+    code, _, err = daclip(*common, "--output", pairs / "run")
+    assert code == 1
+    assert f"note: {pairs / 'sheet.png'} written" in err
+    assert image.read(pairs / "sheet.png").width > 3 * 360
+    assert (pairs / "run" / "photos" / "toy" / "noisy_LQ_a.png.png").is_file()
+    (pairs / "sheet.png").unlink()
+    code, out, err = daclip(*common, "--limit", "1")
+    assert (code, out) == (1, "")
+    assert f"nothing was measured, so there is no table and no {pairs / 'sheet.png'}" in err
+    assert not (pairs / "sheet.png").exists()
+
+
 def test_a_zoomed_picture_shows_the_same_place_in_all() -> None:
     quiet = np.full((120, 160, 3), 90, np.uint8)
     busy = quiet.copy()

@@ -160,6 +160,10 @@ def command(
         seconds = _carry_out(run, terminal)
         if run.findings.measurements:
             _tell(run, _caption(run, seconds), terminal, shown=shown, layout=layout, plots=plots, sheet=sheet)
+        else:
+            terminal.note(
+                "nothing was measured, so there is no table" + ("" if sheet is None else f" and no {sheet}")
+            )
     return terminal.end(len(run.cases))
 
 
@@ -216,17 +220,19 @@ def _tell(
     if plots is not None:
         for path in evaluate.write_plots(found, plots):
             terminal.note(f"{path} written")
-    if sheet is not None:
+    if sheet is not None and panels:
         _write_sheet(panels, sheet)
         terminal.note(f"{sheet} written")
+    elif sheet is not None:
+        terminal.note(f"no pictures to show, so no {sheet}")
 
 
 def _panels(run: "Run") -> "list[Panel]":
-    """Input, methods and truth of the first photo of each degradation, as they were kept."""
+    """Input, methods and truth of the first measured photo of each degradation."""
     from daclip import evaluate, image
 
     panels: list[Panel] = []
-    for case in run.shown:
+    for case in run.shown():
         pictures: list[tuple[str, Any]] = []
         for name in ("input", *run.weights, "truth"):
             path = evaluate.picture_path(run.folder, name, case.name)

@@ -295,12 +295,11 @@ class Run:
         self._names = [method.name for method in self.methods]
         self.findings = self._ledger.read(self.cases)
         self.findings.measurements = [one for one in self.findings.measurements if one.method in self._names]
-        self.shown = first_of_each(self.cases)
         self.tasks = self._tasks(keep)
 
     def _tasks(self, keep: bool) -> list[Task]:
         done = {(one.photo, one.method) for one in self.findings.measurements}
-        shown = {case.name for case in self.shown}
+        shown = {case.name for case in first_of_each(self.cases)}
         tasks: list[Task] = []
         for case in self.cases:
             missing = tuple(name for name in self._names if (case.name, name) not in done)
@@ -322,6 +321,18 @@ class Run:
             self.findings.features |= {(name, task.case.name): row for name, row in outcome.features.items()}
             height, width, _ = outcome.pictures["input"].shape
             yield task.case, height * width / 1e6, None
+
+    def shown(self) -> list[Case]:
+        """The first measured case of each degradation; pictures of it that were not kept are made again."""
+        measured = {one.photo for one in self.findings.measurements}
+        cases = first_of_each([case for case in self.cases if case.name in measured])
+        for case in cases:
+            missing = tuple(
+                name for name in self._names if not picture_path(self.folder, name, case.name).is_file()
+            )
+            if missing:
+                _attempt(Task(case=case, methods=missing, keep=True), self.methods, self.metrics, self.folder)
+        return cases
 
     def _outcomes(self) -> Iterator[tuple[Task, Outcome, int]]:
         if self.workers == 1 or len(self.tasks) < 2:
