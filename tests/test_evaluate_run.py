@@ -267,9 +267,11 @@ def test_photos_without_truth_are_restored_named_and_timed(daclip: Door, tmp_pat
     assert head == ["method", "degradation", "photos", "named", "left alone", "s/photo"]
     assert lines[0][:3] == ["toy", UNKNOWN, "1 (0 scored)"]
     assert "no photo has a clean version" in err
+    assert f"the restored ones are in {tmp_path / 'run' / 'photos'}\n" in err
     made = image.read(next((tmp_path / "run" / "photos" / "toy").iterdir()))
     assert made.own.mean() > scene(0, light=0.2).mean() + 1
-    _, out, _ = daclip(*common, "--format", "json")
+    _, out, err = daclip(*common, "--format", "json")
+    assert "in no folder: name --output" in err
     assert json.loads(out)["measurements"][0]["probabilities"]["low-light"] > 0.5
 
 

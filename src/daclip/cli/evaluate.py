@@ -160,6 +160,11 @@ def command(
         seconds = _carry_out(run, terminal)
         if run.findings.measurements:
             _tell(run, _caption(run, seconds), terminal, shown=shown, layout=layout, plots=plots, sheet=sheet)
+            if all(not one.after for one in run.findings.measurements):
+                where = "no folder: name --output to keep them" if output is None else output / "photos"
+                terminal.note(
+                    f"no photo has a clean version, so there are no scores; the restored ones are in {where}"
+                )
         else:
             terminal.note(
                 "nothing was measured, so there is no table" + ("" if sheet is None else f" and no {sheet}")
@@ -212,11 +217,6 @@ def _tell(
         run.findings.measurements, run.findings.features, caption, shown=shown, panels=panels
     )
     terminal.result(evaluate.FORMATS[layout](found))
-    if all(not one.after for one in found.measurements):
-        where = "photos/ of --output" if run.is_kept else "no folder: name --output to keep them"
-        terminal.note(
-            f"no photo has a clean version, so there are no scores; the restored ones are in {where}"
-        )
     if plots is not None:
         for path in evaluate.write_plots(found, plots):
             terminal.note(f"{path} written")

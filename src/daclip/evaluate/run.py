@@ -282,11 +282,12 @@ class Run:
         plan: what to measure.
         folder: see Ledger.
         workers: processes; each computes with one thread where there are several.
-        keep: keep the pictures of every photo, and not only of the first of each degradation.
+        keep: keep the pictures of every photo, and not only of those without truth and of the first of each
+            degradation.
     """
 
     def __init__(self, plan: Plan, folder: Path, *, workers: int = 1, keep: bool = False) -> None:
-        self.plan, self.folder, self.workers, self.is_kept = plan, folder, workers, keep
+        self.plan, self.folder, self.workers = plan, folder, workers
         self.cases = plan.cases()
         self.metrics, self.left_out = plan.load_metrics()
         self.methods = plan.methods(threads=1 if workers > 1 else 0)
