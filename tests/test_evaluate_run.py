@@ -4,6 +4,8 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,13 @@ from daclip import cli, evaluate, image
 from daclip.errors import UsageError
 from daclip.evaluate import Measurement, classification, published, tables
 from daclip.evaluate.cases import UNKNOWN
+from daclip.evaluate.measure import Metrics
+from daclip.evaluate.run import Ledger
+from daclip.metrics import LPIPS_FILES, psnr
 from test_evaluate import scene, write
 from toy_model import write_toy_model
+
+WEIGHTS = Path(__file__).parents[2] / "shared" / "data" / "weights"
 
 Door = Callable[..., tuple[int, str, str]]
 
@@ -167,6 +174,15 @@ def test_the_published_tables_are_whole() -> None:
     assert total == pytest.approx(210.42 + 182.49 + 129.24 + 181.77 + 167.27)
 
 
+def test_the_caption_names_the_weights_of_methods_and_metrics() -> None:
+    caption = evaluate.Caption(
+        protocol="rgb", data="pairs", data_sha256="0" * 64, weights={"toy": "a1"},
+        metric_weights={"lpips": "b2"}, command="daclip evaluate", version="1.0", seconds=2.0, peak_mb=3,
+    )  # fmt: skip
+    assert caption.lines()[0].endswith("; toy weights a1; lpips weights b2")
+    assert "metric_weights" in tables.exact_rows(evaluate.summarise([one()]), caption).split("\n")[0]
+
+
 # ---- going on
 
 
@@ -196,13 +212,41 @@ def test_other_settings_are_refused_and_a_changed_photo_is_measured_again(
     pairs: Path, tmp_path: Path
 ) -> None:
     carried_out(evaluate.Run(plan(pairs), tmp_path / "run"))
-    with pytest.raises(UsageError, match="was measured with another protocol; name another --output"):
+    with pytest.raises(UsageError, match=r"was measured with another protocol \(rgb, now y\); name another"):
         evaluate.Run(plan(pairs, protocol="y"), tmp_path / "run")
-    with pytest.raises(UsageError, match="another metrics"):
+    with pytest.raises(UsageError, match=r"another metrics \(psnr, ssim, now psnr"):
         evaluate.Run(plan(pairs, metrics=("psnr",)), tmp_path / "run")
     write(pairs / "noisy" / "LQ" / "b.png", scene(3, noise=0.1))
     (pairs / "noisy" / "LQ" / "b.png").replace(pairs / "noisy" / "LQ" / "a.png")
     assert carried_out(evaluate.Run(plan(pairs), tmp_path / "run")) == ["noisy/LQ/a.png"]
+
+
+def test_a_run_on_other_weights_of_a_metric_or_by_another_version_is_refused(
+    pairs: Path, tmp_path: Path
+) -> None:
+    def settle(*names: str, **weights: str) -> None:
+        metrics = Metrics(protocol="rgb", functions=dict.fromkeys(names, psnr), weights=weights)
+        Ledger(tmp_path / "run", plan(pairs), metrics, {})
+
+    settle("psnr", "lpips", lpips="a1")
+    settle("psnr", "lpips", lpips="a1")
+    with pytest.raises(UsageError, match=r"another metrics \(psnr, lpips, now psnr\)"):
+        settle("psnr")
+    with pytest.raises(UsageError, match=r"another weights of lpips \(a1, now b2\)"):
+        settle("psnr", "lpips", lpips="b2")
+    settings = tmp_path / "run" / "settings.json"
+    settings.write_text(settings.read_text().replace(version("daclip"), "0.0.1"))
+    with pytest.raises(UsageError, match=r"another daclip \(0.0.1, now "):
+        settle("psnr", "lpips", lpips="a1")
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the weights of LPIPS are not in ../shared/data/weights")
+def test_the_weights_of_a_metric_are_named_by_the_hash_of_their_files() -> None:
+    metrics, _ = evaluate.load_metrics(["psnr", "lpips"], weights=WEIGHTS)
+    files = [(WEIGHTS / name).read_bytes() for name in LPIPS_FILES]
+    assert metrics.weights == {"lpips": " and ".join(sha256(file).hexdigest()[:12] for file in files)}
 
 
 def test_a_line_cut_by_a_kill_is_measured_again(pairs: Path, tmp_path: Path) -> None:

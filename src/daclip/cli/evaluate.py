@@ -261,6 +261,7 @@ def _caption(run: "Run", seconds: float) -> "Caption":
         data=_data_line(run.plan),
         data_sha256=evaluate.data_sha256(run.cases),
         weights=run.weights,
+        metric_weights=run.metrics.weights,
         command=shlex.join(given("evaluate", leave_out=_TELLING)),
         version=_version(),
         seconds=round(seconds, 1),

@@ -88,6 +88,12 @@ def _single(degradation: str, path: Path) -> Case:
     return Case(degradation=degradation, name=name, files=(path,), read=lambda: (image.read(path), None))
 
 
+def file_sha256(path: Path) -> str:
+    """The hash of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def data_sha256(cases: Sequence[Case]) -> str:
     """A hash that names the data: of degradation, name and size in bytes of every file."""
     digest = hashlib.sha256()

@@ -11,18 +11,31 @@ from jaxtyping import Float32, UInt8
 
 from daclip import metrics
 from daclip.errors import DaclipError, DataError, PhotoError, UsageError
-from daclip.evaluate.cases import Case
+from daclip.evaluate.cases import Case, file_sha256
 from daclip.evaluate.peers import Method
 from daclip.metrics import PROTOCOLS, Features, Metric, Pixels8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """What is measured: the name of the protocol, a function for each metric, and FID's features or None."""
+    """What is measured.
+
+    Args:
+        protocol: its name.
+        functions: by metric.
+        features: of FID, None without it.
+        weights: hash of the weights by metric; PSNR and SSIM have none.
+    """
 
     protocol: str
     functions: Mapping[str, Metric]
     features: Features | None = None
+    weights: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """The metrics by name."""
+        return [*self.functions, *(["fid"] if self.features else [])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +155,7 @@ def load_metrics(
     }
     functions: dict[str, Metric] = {}
     features: Features | None = None
+    hashes: dict[str, str] = {}
     left_out: list[str] = []
     for name in names:
         if name not in (*known, "fid"):
@@ -151,6 +165,9 @@ def load_metrics(
                 features = metrics.load_inception(weights)
             else:
                 functions[name] = known[name]()
+            if files := metrics.weight_files(name, weights):
+                hashes[name] = " and ".join(file_sha256(path)[:12] for path in files)
         except DaclipError as error:
             left_out.append(f"no {name}: {error}")
-    return Metrics(protocol=protocol, functions=functions, features=features), left_out
+    found = Metrics(protocol=protocol, functions=functions, features=features, weights=hashes)
+    return found, left_out

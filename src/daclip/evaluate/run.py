@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -117,7 +118,8 @@ class Plan:
     def decisive(self) -> dict[str, Any]:
         """What may not differ when a run is gone on with; photos and methods may be added."""
         values = asdict(self)
-        for name in ("models", "peers", "commands", "only", "limit", "metric_weights", "device"):
+        # of metrics the ones that could be loaded decide, see Ledger
+        for name in ("models", "peers", "commands", "only", "limit", "metrics", "metric_weights", "device"):
             del values[name]
         return values
 
@@ -142,25 +144,26 @@ class Ledger:
     `settings.json`, `measurements.jsonl`, `features/<photo>.npz` and `photos/<method>/<photo>.png`.
     """
 
-    def __init__(self, folder: Path, plan: Plan, weights: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, plan: Plan, metrics: Metrics, weights: Mapping[str, str]) -> None:
         self.folder = folder
         self._lines = folder / "measurements.jsonl"
-        self._settle(plan, weights)
+        decisive = plan.decisive() | {"metrics": metrics.names, "daclip": version("daclip")}
+        decisive |= {f"weights of {name}": sha for name, sha in metrics.weights.items()}
+        self._settle(json.loads(json.dumps(decisive)), weights)
 
-    def _settle(self, plan: Plan, weights: Mapping[str, str]) -> None:
+    def _settle(self, wanted: Mapping[str, Any], weights: Mapping[str, str]) -> None:
         """Write the settings, or refuse a folder that has others."""
         path = self.folder / "settings.json"
-        wanted: dict[str, Any] = json.loads(json.dumps(plan.decisive()))
         stored = self._stored(path)
         if stored is not None:
             known: dict[str, str] = stored.pop("weights", {})
-            differing = [name for name in wanted if stored.get(name) != wanted[name]]
-            differing += [
-                f"weights of {name}" for name in weights if known.get(name, weights[name]) != weights[name]
-            ]
+            pairs = {name: (stored.get(name), value) for name, value in wanted.items()}
+            pairs |= {f"weights of {name}": (known.get(name, sha), sha) for name, sha in weights.items()}
+            differing = [(name, *both) for name, both in pairs.items() if both[0] != both[1]]
             if differing:
+                name, before, now = differing[0]
                 raise UsageError(
-                    f"{self.folder} was measured with another {differing[0]}",
+                    f"{self.folder} was measured with another {name} ({_told(before)}, now {_told(now)})",
                     hint="name another --output, or the same settings",
                 )
             weights = {**known, **weights}
@@ -257,6 +260,10 @@ def _numbers(figures: Mapping[str, float | None]) -> dict[str, float]:
     return {name: np.inf if value is None else value for name, value in figures.items()}
 
 
+def _told(value: Any) -> str:
+    return ", ".join(map(str, cast("list[Any]", value))) if isinstance(value, list) else str(value)
+
+
 def _write_whole(path: Path, text: str) -> None:
     unfinished = path.with_name(f"{path.name}.part")
     unfinished.write_text(text, encoding="utf-8")
@@ -292,7 +299,7 @@ class Run:
         self.metrics, self.left_out = plan.load_metrics()
         self.methods = plan.methods(threads=1 if workers > 1 else 0)
         self.weights = {method.name: method.weights for method in self.methods}
-        self._ledger = Ledger(folder, plan, self.weights)
+        self._ledger = Ledger(folder, plan, self.metrics, self.weights)
         self._names = [method.name for method in self.methods]
         self.findings = self._ledger.read(self.cases)
         self.findings.measurements = [one for one in self.findings.measurements if one.method in self._names]

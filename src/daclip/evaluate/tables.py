@@ -52,12 +52,13 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Caption:
-    """Where the figures of a table are from: protocol, data and hash, weights by method, command, cost."""
+    """Where figures are from: protocol, data and hash, weights by method and by metric, command, cost."""
 
     protocol: str
     data: str
     data_sha256: str
     weights: Mapping[str, str]
+    metric_weights: Mapping[str, str]
     command: str
     version: str
     seconds: float
@@ -65,7 +66,8 @@ class Caption:
 
     def lines(self) -> list[str]:
         """The caption for people."""
-        weights = "; ".join(f"{method} weights {sha}" for method, sha in self.weights.items())
+        hashes = {**self.weights, **self.metric_weights}
+        weights = "; ".join(f"{name} weights {sha}" for name, sha in hashes.items())
         return [
             f"protocol {self.protocol}, 8 bits; data {self.data} (sha256 {self.data_sha256[:12]}); {weights}",
             f"95 % intervals: bootstrap over photos; daclip {self.version}; {self.seconds:.0f} s in all, "
@@ -414,6 +416,7 @@ def _flat(row: Row, caption: Caption, metrics: Sequence[str]) -> dict[str, objec
         "data": caption.data,
         "data_sha256": caption.data_sha256,
         "weights": caption.weights.get(row.method),
+        "metric_weights": "; ".join(f"{name} {sha}" for name, sha in caption.metric_weights.items()),
         "command": caption.command,
         "seconds_in_all": caption.seconds,
         "peak_mb": caption.peak_mb,
