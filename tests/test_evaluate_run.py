@@ -258,6 +258,31 @@ def test_a_line_cut_by_a_kill_is_measured_again(pairs: Path, tmp_path: Path) -> 
     assert len(evaluate.Run(plan(pairs), tmp_path / "run").findings.measurements) == 4
 
 
+def test_a_method_that_fails_on_a_photo_takes_no_figure_from_the_others(
+    daclip: Door, pairs: Path, toy: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "fussy.py"
+    script.write_text(
+        "import os, shutil, sys\n"
+        f"if not os.path.exists({str(tmp_path / 'mended')!r}): sys.exit('only on Tuesdays')\n"
+        "shutil.copy(*sys.argv[1:])\n"
+    )
+    fussy = f"{sys.executable} {script} {{in}} {{out}}"
+    common = ("evaluate", "--model", toy, "--command", fussy, "--data", pairs, "--only", "noisy")
+    common = (*common, "--output", tmp_path / "run")
+    code, out, err = daclip(*common)
+    assert code == 1
+    name = Path(sys.executable).name
+    assert err == f"error: noisy/LQ/a.png: {name}: {sys.executable} ended with 1: only on Tuesdays\n"
+    assert re.search(r"^toy +noisy", out, flags=re.MULTILINE)
+    (tmp_path / "mended").touch()
+    first = (tmp_path / "run" / "measurements.jsonl").read_text()
+    assert daclip(*common)[0] == 0
+    lines = (tmp_path / "run" / "measurements.jsonl").read_text()
+    assert lines.startswith(first)
+    assert [json.loads(line)["method"] for line in lines.splitlines()] == ["toy", name]
+
+
 def test_the_command_goes_on_too_and_says_so(daclip: Door, pairs: Path, tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     copy = (

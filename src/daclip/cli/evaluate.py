@@ -45,6 +45,13 @@ daclip evaluate --data pairs/ --output run/ --format html > report.html
 @click.option(
     "--command", "commands", multiple=True, metavar='"TOOL {in} {out}"', help="A program as a peer."
 )
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=600,
+    show_default=True,
+    help="Seconds a --command may take for a photo.",
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Pairs: DATA/<degradation>/{LQ,GT}/<name>.*")
 @click.option("--photos", type=click.Path(path_type=Path), help="Clean photos, degraded on the fly.")
 @click.option(
@@ -101,6 +108,7 @@ def command(
     names: tuple[str, ...],
     peers: tuple[str, ...],
     commands: tuple[str, ...],
+    timeout: float,
     data: Path | None,
     photos: Path | None,
     only: str | None,
@@ -138,6 +146,7 @@ def command(
         models=names,
         peers=peers,
         commands=commands,
+        timeout=timeout,
         data=None if data is None else str(data),
         photos=None if photos is None else str(photos),
         only=_words(only, is_known=photos is not None),

@@ -70,11 +70,13 @@ class Measured:
     Args:
         pictures: input, the methods by name, and truth where there is one.
         features: what FID's network sees in each of the pictures; empty without FID.
+        error: of the methods that could not be measured, each by its name; None where all could.
     """
 
     measurements: list[Measurement]
     pictures: Mapping[str, Pixels8]
     features: Mapping[str, Float32[np.ndarray, "d"]] = field(default_factory=dict)
+    error: DataError | None = None
 
 
 Outcome = Measured | DaclipError
@@ -97,16 +99,25 @@ def attempt(case: Case, methods: Sequence[Method], metrics: Metrics) -> Outcome:
 
 
 def measure(case: Case, methods: Sequence[Method], metrics: Metrics) -> Measured:
-    """All methods on one case. Raises PhotoError or DataError."""
+    """All methods on one case; one that fails does not keep the others from it.
+
+    Raises PhotoError or DataError where the case itself cannot be read.
+    """
     photo, clean = case.read()
     degraded = photo.crop_8bit(0, 0, photo.height, photo.width)
     before = {} if clean is None else scores(degraded, clean, metrics.functions)
     pictures = {"input": degraded} if clean is None else {"input": degraded, "truth": clean}
     measured: list[Measurement] = []
+    failed: list[DaclipError] = []
     for method in methods:
-        start = time.perf_counter()
-        answer = method.restore(photo, case.degradation)
-        seconds = time.perf_counter() - start
+        try:
+            start = time.perf_counter()
+            answer = method.restore(photo, case.degradation)
+            seconds = time.perf_counter() - start
+            after = {} if clean is None else scores(answer.pixels, clean, metrics.functions)
+        except (PhotoError, DataError) as error:
+            failed.append(DataError(f"{method.name}: {error.message}", hint=error.hint))
+            continue
         pictures[method.name] = answer.pixels
         measured.append(
             Measurement(
@@ -115,7 +126,7 @@ def measure(case: Case, methods: Sequence[Method], metrics: Metrics) -> Measured
                 photo=case.name,
                 protocol=metrics.protocol,
                 before=before,
-                after={} if clean is None else scores(answer.pixels, clean, metrics.functions),
+                after=after,
                 probabilities=answer.probabilities,
                 is_unchanged=answer.is_unchanged,
                 seconds=seconds,
@@ -123,7 +134,8 @@ def measure(case: Case, methods: Sequence[Method], metrics: Metrics) -> Measured
         )
     see = metrics.features if clean is not None else None
     features = {} if see is None else {name: see(pixels) for name, pixels in pictures.items()}
-    return Measured(measurements=measured, pictures=pictures, features=features)
+    error = DataError("; ".join(map(str, failed))) if failed else None
+    return Measured(measurements=measured, pictures=pictures, features=features, error=error)
 
 
 def scores(

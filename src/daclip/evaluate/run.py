@@ -37,6 +37,7 @@ class Plan:
         photos: folder of clean photos, degraded on the fly by `settings`, `severity` and `seed`.
         only: degradations, all where empty.
         limit: photos of each degradation.
+        timeout: seconds that a command may take for a photo.
         task: `named` tells the models the degradation.
         sampler, steps: of diffusion models.
     """
@@ -44,6 +45,7 @@ class Plan:
     models: tuple[str, ...] = ("compact",)
     peers: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
+    timeout: float = 600.0
     data: str | None = None
     photos: str | None = None
     only: tuple[str, ...] = ()
@@ -100,7 +102,7 @@ class Plan:
                 )
             )
         found += [peers.find(name, device=self.device) for name in self.peers]
-        found += [peers.command(text) for text in self.commands]
+        found += [peers.command(text, timeout=self.timeout) for text in self.commands]
         names = [method.name for method in found]
         if doubles := sorted(
             {name for name in names if names.count(name) > 1} | {"input", "truth"} & set(names)
@@ -118,9 +120,10 @@ class Plan:
     def decisive(self) -> dict[str, Any]:
         """What may not differ when a run is gone on with; photos and methods may be added."""
         values = asdict(self)
-        # of metrics the ones that could be loaded decide, see Ledger
-        for name in ("models", "peers", "commands", "only", "limit", "metrics", "metric_weights", "device"):
+        for name in ("models", "peers", "commands", "timeout", "only", "limit", "device"):
             del values[name]
+        # of the metrics those that could be loaded decide, see Ledger
+        del values["metrics"], values["metric_weights"]
         return values
 
 
@@ -328,7 +331,7 @@ class Run:
             self.findings.measurements += outcome.measurements
             self.findings.features |= {(name, task.case.name): row for name, row in outcome.features.items()}
             height, width, _ = outcome.pictures["input"].shape
-            yield task.case, height * width / 1e6, None
+            yield task.case, height * width / 1e6, outcome.error
 
     def shown(self) -> list[Case]:
         """The first measured case of each degradation; pictures of it that were not kept are made again."""
@@ -433,5 +436,6 @@ def _work(number: int, methods: tuple[str, ...], keep: bool) -> tuple[Outcome, i
             measurements=outcome.measurements,
             pictures={"input": outcome.pictures["input"]},
             features=outcome.features,
+            error=outcome.error,
         )
     return outcome, peak_megabytes()
