@@ -428,6 +428,20 @@ def test_a_zoomed_picture_shows_the_same_place_in_all() -> None:
     assert first[-100:].std() < 2
 
 
+def test_a_zoomed_picture_shows_the_same_place_in_a_picture_of_another_size() -> None:
+    from daclip.evaluate.sheet import zoomed
+
+    small = np.full((60, 80, 3), 90, np.uint8)
+    small[40:, 60:] = np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)
+    large = small.repeat(3, axis=0).repeat(3, axis=1)
+    panel = evaluate.Panel(pictures=[("input", large), ("tiny", small[:1, :1]), ("made", small)])
+    assert zoomed(panel, 0, width=160)[-60:].std() > 40
+    assert zoomed(panel, 2, width=160)[-60:].std() > 40
+    assert zoomed(panel, 1, width=160).shape[1] == 160
+    sheet = evaluate.draw([panel], zoom=True)
+    assert sheet.shape[1] > 3 * 360
+
+
 def test_the_command_that_is_told_gives_the_same_again(daclip: Door, pairs: Path, toy: Path) -> None:
     words = ("evaluate", "--model", toy, "--data", pairs, "--limit", "1", "--metrics", "psnr")
     _, out, _ = daclip(*words, "--quiet", "--workers", "1")
