@@ -457,6 +457,8 @@ def test_two_methods_of_one_name_are_refused(pairs: Path, toy: Path, tmp_path: P
     assert [method.name for method in methods] == ["toy", str(again)]
     with pytest.raises(UsageError, match='two methods would be called "identity"'):
         plan(pairs, peers=("identity", "identity")).methods()
+    both = plan(pairs, peers=("identity", "again=identity")).methods()
+    assert [method.name for method in both] == ["identity", "again"]
 
 
 def test_the_help_shows_its_examples_line_by_line(daclip: Door) -> None:

@@ -110,6 +110,23 @@ def test_what_opencv_cannot_do_is_an_error_of_the_photo(monkeypatch: pytest.Monk
         peers.find("clahe").restore(image.from_array(scene()), "low-light")
 
 
+def test_peers_and_commands_take_a_name(tmp_path: Path) -> None:
+    code = shlex.quote("import shutil, sys; shutil.copy(*sys.argv[1:])")
+    tool = f"{sys.executable} -c {code} {{in}} {{out}}"
+    plain, named = peers.command(tool), peers.command(f"PReNet={tool}")
+    assert (plain.name, named.name) == (Path(sys.executable).name, "PReNet")
+    assert named.weights == plain.weights
+    np.testing.assert_array_equal(named.restore(image.from_array(scene()), "rainy").pixels, scene())
+    assert peers.find("nobody=identity").name == "nobody"
+    with pytest.raises(UsageError, match=r'no peer "theirs\.pth"'):
+        peers.find("mine=theirs.pth")
+    tool = tmp_path / "a=b" / "tool"
+    tool.parent.mkdir()
+    tool.write_text("")
+    tool.chmod(0o755)
+    assert peers.command(f"{tool} {{in}} {{out}}").name == "tool", "a = further on is no name"
+
+
 def test_an_unknown_peer_is_named_with_the_nearest() -> None:
     with pytest.raises(UsageError, match='no peer "classic"; did you mean "classics"'):
         peers.find("classic")

@@ -40,10 +40,18 @@ daclip evaluate --data pairs/ --output run/ --format html > report.html
 )
 @click.option("--model", "names", multiple=True, default=["compact"], show_default=True, help="Repeatable.")
 @click.option(
-    "--peer", "peers", multiple=True, help="Another project's weight file, or identity, classics, ..."
+    "--peer",
+    "peers",
+    multiple=True,
+    metavar="[NAME=]FILE",
+    help="Another project's weight file, or identity, classics, ...",
 )
 @click.option(
-    "--command", "commands", multiple=True, metavar='"TOOL {in} {out}"', help="A program as a peer."
+    "--command",
+    "commands",
+    multiple=True,
+    metavar='"[NAME=]TOOL {in} {out}"',
+    help="A program as a peer.",
 )
 @click.option(
     "--timeout",

@@ -1,13 +1,14 @@
 """Whoever restores, through one interface: our models, spandrel's files, commands, OpenCV, nobody."""
 
 import hashlib
+import re
 import shlex
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -90,7 +91,7 @@ def _eight_bit(pixels: UInt[np.ndarray, "h w 3"]) -> Pixels8:
 
 
 def find(name: str, *, device: str = "auto") -> Method:
-    """The peer of a name in CLASSICS, or of a weight file that spandrel reads.
+    """The peer of a name in CLASSICS, or of a weight file that spandrel reads; `NAME=FILE` names it.
 
     Raises UsageError for neither, ModelError for a file that cannot be used.
     """
@@ -98,9 +99,18 @@ def find(name: str, *, device: str = "auto") -> Method:
         return _classic(name)
     if Path(name).is_file():
         return _file(Path(name), device=device)
+    own, rest = _own_name(name)
+    if own is not None:
+        return replace(find(rest, device=device), name=own)
     near = get_close_matches(name, CLASSICS, n=1)
     meant = f'did you mean "{near[0]}"? ' if near else ""
     raise UsageError(f'no peer "{name}"', hint=f"{meant}a weight file, or one of {', '.join(CLASSICS)}")
+
+
+def _own_name(text: str) -> tuple[str | None, str]:
+    """The name before `=` that a peer is given, None without one, and the rest."""
+    found = re.match(r"([\w.+-]+)=(.+)", text, flags=re.DOTALL)
+    return (None, text) if found is None else (found[1], found[2])
 
 
 def _classic(name: str) -> Method:
@@ -180,13 +190,14 @@ def _rounded(pixels: Float32[np.ndarray, "h w 3"]) -> Pixels8:
 
 
 def command(text: str, *, timeout: float = 600.0) -> Method:
-    """Any program as a method: `tool {in} {out}`, run without a shell on PNG files.
+    """Any program as a method: `tool {in} {out}`, run without a shell on PNG files; `NAME=tool ...` names it.
 
     Raises UsageError without both places or program; while it runs, PhotoError when the program fails, takes
     more than `timeout` seconds or writes nothing.
     """
+    name, line = _own_name(text)
     try:
-        words = shlex.split(text)
+        words = shlex.split(line)
     except ValueError as error:
         raise UsageError(f'--command "{text}": {error}') from error
     if not words or any(not any(place in word for word in words) for place in ("{in}", "{out}")):
@@ -204,7 +215,7 @@ def command(text: str, *, timeout: float = 600.0) -> Method:
                 raise PhotoError("model", photo.path, f"{words[0]} wrote no {{out}}", hint="see --command")
             return _answer(_pixels(image.read(places["{out}"])), photo)
 
-    return Method(name=Path(words[0]).name, weights=f"command {shlex.join(words)}", restore=restore)
+    return Method(name=name or Path(words[0]).name, weights=f"command {shlex.join(words)}", restore=restore)
 
 
 def _filled(word: str, places: Mapping[str, Path]) -> str:

@@ -31,7 +31,7 @@ class Plan:
 
     Args:
         models: names or folders of our models.
-        peers: names or weight files, see `peers.find`.
+        peers: names or weight files, with a name of one's own or not, see `peers.find`.
         commands: see `peers.command`.
         data: folder of pairs, or of photos without truth. Either this or `photos`.
         photos: folder of clean photos, degraded on the fly by `settings`, `severity` and `seed`.
@@ -107,7 +107,10 @@ class Plan:
         if doubles := sorted(
             {name for name in names if names.count(name) > 1} | {"input", "truth"} & set(names)
         ):
-            raise UsageError(f'two methods would be called "{doubles[0]}"', hint="rename a file or folder")
+            raise UsageError(
+                f'two methods would be called "{doubles[0]}"',
+                hint="write NAME=FILE, NAME=TOOL ..., or rename a folder",
+            )
         if not found:
             raise UsageError("nobody to measure", hint="name a --model, a --peer or a --command")
         return found
