@@ -415,6 +415,35 @@ def test_the_sheet_shows_the_first_photo_that_could_be_measured(daclip: Door, pa
     assert not (pairs / "sheet.png").exists()
 
 
+def test_a_radar_plot_leaves_out_what_was_not_measured() -> None:
+    from daclip.evaluate import plots
+
+    names = ("hazy", "rainy", "noisy", "snowy")
+    levels = {"good": (30.0, 28.0, 26.0, None), "poor": (20.0, None, 24.0, None)}
+    rows = evaluate.summarise(
+        [
+            one(method=method, degradation=name, before={"psnr": 10.0}, after={"psnr": level or np.inf})
+            for method, known in levels.items()
+            for name, level in zip(names, known, strict=True)
+        ]
+    )
+    rows = [
+        row for row in rows if row.method in levels and (row.method, row.degradation) != ("poor", "rainy")
+    ]
+    axes = plots.radar(rows, "psnr").axes[0]
+    lines = {str(line.get_label()): np.asarray(line.get_ydata(), float) for line in axes.get_lines()}
+    # in the paper's order: hazy, noisy, rainy, hazy again; nobody was measured on snow
+    assert lines["good"] == pytest.approx([1, 1, 1, 1])
+    assert lines["poor"] == pytest.approx([0.575, 0.15 + 0.85 * 14 / 16, np.nan, 0.575], nan_ok=True)
+    assert [label.get_text().split("\n") for label in axes.get_xticklabels()] == [
+        ["hazy", "30"],
+        ["noisy", "26"],
+        ["rainy", "28"],
+    ]
+    few = [row for row in rows if row.degradation not in ("hazy", "average")]
+    assert list(plots.of_results(few, [])) == ["bars-psnr"]
+
+
 def test_a_zoomed_picture_shows_the_same_place_in_all() -> None:
     quiet = np.full((120, 160, 3), 90, np.uint8)
     busy = quiet.copy()
