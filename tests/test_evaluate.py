@@ -16,7 +16,7 @@ from daclip.degradations import DEGRADE, replay
 from daclip.errors import DataError, UsageError
 from daclip.evaluate import Answer, Case, Measurement, Method, Panel, synthetic
 from daclip.evaluate.measure import Measured
-from daclip.metrics import psnr, ssim
+from daclip.metrics import frechet, psnr, ssim
 from daclip.restore import Restorer
 from daclip.vocabulary import DEGRADATIONS
 from toy_model import write_toy_model
@@ -273,6 +273,44 @@ def test_score_compares_files_and_folders(daclip: Door, tmp_path: Path) -> None:
     assert lines[2][0] == "mean of 2 (rgb)"
     _, out, _ = daclip("score", tmp_path / "mine" / "b.png", tmp_path / "clean" / "b.png", "--json")
     assert json.loads(out)["psnr"] == psnr(scene(1) // 2, scene(1))
+
+
+def test_equal_photos_have_no_psnr_and_are_left_out_of_its_mean(daclip: Door, tmp_path: Path) -> None:
+    for number, name in enumerate("ab"):
+        write(tmp_path / "clean" / f"{name}.png", scene(number))
+        write(tmp_path / "mine" / f"{name}.png", scene(number) // (2 - number))
+    _, out, err = daclip("score", tmp_path / "mine", tmp_path / "clean")
+    level = f"psnr {psnr(scene(0) // 2, scene(0)):.2f}"
+    assert [line.split("\t")[1] for line in out.splitlines()[:3]] == [level, "psnr inf", level]
+    assert "note: 1 of 2 photos equal their clean ones and have no PSNR" in err
+    _, out, _ = daclip("score", tmp_path / "clean", tmp_path / "clean")
+    assert out.splitlines()[2].split("\t")[:2] == ["mean of 2 (rgb)", "psnr -"]
+
+
+def test_score_gives_fid_of_a_folder(daclip: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the weights of Inception are not at hand: the mean colour instead of its features
+    def load_metrics(*_: object, **__: object) -> tuple[evaluate.Metrics, list[str]]:
+        see = lambda pixels: pixels.mean(axis=(0, 1), dtype=np.float32)  # noqa: E731
+        return evaluate.Metrics(protocol="rgb", functions={}, features=see), []
+
+    monkeypatch.setattr(evaluate, "load_metrics", load_metrics)
+    for number, name in enumerate("abc"):
+        write(tmp_path / "clean" / f"{name}.png", scene(number))
+        write(tmp_path / "mine" / f"{name}.png", scene(number) // 2 + 80)
+    _, out, _ = daclip("score", tmp_path / "mine", tmp_path / "clean", "--metrics", "fid")
+    sides = [
+        np.stack([image.mean(axis=(0, 1)) for image in images])
+        for images in (
+            [scene(number) // 2 + 80 for number in range(3)],
+            [scene(number) for number in range(3)],
+        )
+    ]
+    name, figure = out.splitlines()[3].split("\t")
+    assert (name, figure) == ("mean of 3 (rgb)", f"fid {frechet(*sides):.2f}")
+    _, out, err = daclip(
+        "score", tmp_path / "mine" / "a.png", tmp_path / "clean" / "a.png", "--metrics", "fid"
+    )
+    assert "warning: no fid: it compares two photos and more" in err
 
 
 def test_score_names_what_cannot_be_compared(daclip: Door, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,14 +11,21 @@ from daclip.cli.answers import error_line
 from daclip.cli.terminal import Terminal, options
 from daclip.errors import DataError, PhotoError, UsageError
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from daclip.evaluate import Measurement, Row
+
 SCHEMA = "daclip.score/1"
 
 
 @click.command(name="score", short_help="Measure results against clean photos.")
 @click.argument("restored", type=click.Path(path_type=Path))
 @click.argument("clean", type=click.Path(path_type=Path))
-@click.option("--metrics", "metric_names", default="psnr,ssim", show_default=True, help="Also: lpips.")
-@click.option("--metric-weights", type=click.Path(path_type=Path), help="Folder with the weights of LPIPS.")
+@click.option("--metrics", "metric_names", default="psnr,ssim", show_default=True, help="Also: lpips, fid.")
+@click.option(
+    "--metric-weights", type=click.Path(path_type=Path), help="Folder with the weights of LPIPS and FID."
+)
 @click.option(
     "--protocol",
     type=click.Choice(["rgb", "rgb-crop4", "y", "y-crop4"]),
@@ -41,7 +48,8 @@ def command(
 ) -> int:
     """Measure the photo RESTORED against CLEAN, or each photo of one folder against that of its name.
 
-    Suffixes may differ, and photo.restored.jpg belongs to photo.jpg. The last line is the mean.
+    Suffixes may differ, and photo.restored.jpg belongs to photo.jpg. The last line is the mean;
+    a photo equal to its clean one has no PSNR and is left out of that mean. FID is of the whole folder.
 
     \b
     daclip score result.png clean.png
@@ -55,26 +63,30 @@ def command(
     for line in left_out:
         terminal.warning(line)
     pairs = _pairs(restored, clean)
-    scored: list[dict[str, float]] = []
+    scored: list[Measurement] = []
+    features: dict[tuple[str, str], Any] = {}
     with terminal.progress(len(pairs)) as progress:
         for path, truth in pairs:
             try:
                 if truth is None:
                     raise DataError(f"no photo {_stem(path)}.* in {clean}", hint="a truth is needed")
                 own, other = (image.read(one) for one in (path, truth))
-                figures = evaluate.scores(
-                    own.crop_8bit(0, 0, own.height, own.width),
-                    other.crop_8bit(0, 0, other.height, other.width),
-                    metrics.functions,
-                )
-                scored.append(figures)
+                mine, true = (one.crop_8bit(0, 0, one.height, one.width) for one in (own, other))
+                figures = evaluate.scores(mine, true, metrics.functions)
+                scored.append(_measurement(str(path), figures, protocol))
+                if metrics.features is not None:
+                    features[_METHOD, str(path)] = metrics.features(mine)
+                    features["truth", str(path)] = metrics.features(true)
                 terminal.result(_line(str(path), figures, protocol, as_json=as_json))
             except (PhotoError, DataError) as error:
                 terminal.fail(error_line(str(path), error), error=error)
             progress.finish(path)
+    if equal := sum(not math.isfinite(one.after.get("psnr", 0)) for one in scored):
+        terminal.note(f"{equal} of {len(scored)} photos equal their clean ones and have no PSNR")
+    if metrics.features is not None and len(scored) < 2:
+        terminal.warning("no fid: it compares two photos and more")
     if len(scored) > 1 and not as_json:
-        mean = {name: fmean(figures[name] for figures in scored) for name in scored[0]}
-        terminal.result(_line(f"mean of {len(scored)} ({protocol})", mean, protocol, as_json=False))
+        terminal.result(_mean_line(evaluate.summarise(scored, features)[0]))
     return terminal.end(len(pairs))
 
 
@@ -100,11 +112,40 @@ def _stem(path: Path) -> str:
     return path.stem.removesuffix(".restored")
 
 
+_METHOD = "restored"
+
+
+def _measurement(photo: str, figures: "Mapping[str, float]", protocol: str) -> "Measurement":
+    """One photo as `daclip evaluate` has it, so that both take their means alike."""
+    from daclip.evaluate import Measurement
+
+    return Measurement(
+        method=_METHOD,
+        degradation="unknown",
+        photo=photo,
+        protocol=protocol,
+        before=figures,
+        after=figures,
+        is_unchanged=False,
+        seconds=0.0,
+    )
+
+
+def _mean_line(row: "Row") -> str:
+    told = [f"{name} {_figure(name, value)}" for name, value in row.after.items()]
+    return "\t".join([f"mean of {row.photos} ({row.protocol})", *told])
+
+
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if name in ("psnr", "fid") else f"{value:.4f}"
+
+
 def _line(name: str, figures: dict[str, float], protocol: str, *, as_json: bool) -> str:
     if as_json:
         known = {key: value if math.isfinite(value) else None for key, value in figures.items()}
         return json.dumps(
             {"schema": SCHEMA, "photo": name, "protocol": protocol, **known}, ensure_ascii=False
         )
-    told = (f"{key} {value:.2f}" if key == "psnr" else f"{key} {value:.4f}" for key, value in figures.items())
-    return "\t".join([name, *told])
+    return "\t".join([name, *(f"{key} {_figure(key, value)}" for key, value in figures.items())])
