@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from hashlib import sha256
@@ -198,6 +200,32 @@ def test_a_run_goes_on_where_it_was(pairs: Path, tmp_path: Path) -> None:
         for run in (second, at_once)
     ]
     assert figures[0] == figures[1]
+
+
+def test_the_cost_of_a_run_is_that_of_all_its_calls(daclip: Door, pairs: Path, toy: Path) -> None:
+    slow = "import shutil, sys, time; time.sleep(0.2); shutil.copy(*sys.argv[1:])"
+    common = ("evaluate", "--model", toy, "--data", pairs, "--only", "noisy", "--output", pairs / "run")
+    tool = f"{sys.executable} -c {shlex.quote(slow)} {{in}} {{out}}"
+    common = (*common, "--command", f"a={tool}", "--format", "json")
+    first = json.loads(daclip(*common)[1])
+    again = json.loads(daclip(*common)[1])
+    assert first["seconds"] >= 0.2
+    assert (again["seconds"], again["peak_mb"]) == (first["seconds"], first["peak_mb"])
+    more = json.loads(daclip(*common, "--command", f"b={tool}")[1])
+    assert more["seconds"] >= first["seconds"] + 0.2
+    figures = [one["seconds_in_all"] for one in more["measurements"]]
+    assert more["seconds"] == pytest.approx(sum(figures), abs=0.06)
+    assert all(one["seconds_in_all"] > one["seconds"] for one in more["measurements"])
+
+
+def test_the_memory_of_a_command_counts() -> None:
+    code = (
+        "from daclip.evaluate.measure import peak_megabytes as peak; import subprocess, sys; before = peak();"
+    )
+    code += "subprocess.run([sys.executable, '-c', 'b\"1\" * 900_000_000']); print(before, peak())"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    before, after = map(int, said.split())
+    assert before < 800 < 900 <= after
 
 
 def test_a_method_added_later_is_measured_alone(pairs: Path, tmp_path: Path) -> None:

@@ -2,14 +2,13 @@
 
 import shlex
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from click.core import ParameterSource
 
-from daclip.cli.answers import error_line, peak_megabytes
+from daclip.cli.answers import error_line
 from daclip.cli.terminal import Terminal, engine_options, options
 from daclip.errors import UsageError
 
@@ -174,9 +173,9 @@ def command(
     )
     with tempfile.TemporaryDirectory(prefix="daclip-") as temporary:
         run = evaluate.Run(plan, output or Path(temporary), workers=workers, keep=keep)
-        seconds = _carry_out(run, terminal)
+        _carry_out(run, terminal)
         if run.findings.measurements:
-            _tell(run, _caption(run, seconds), terminal, shown=shown, layout=layout, plots=plots, sheet=sheet)
+            _tell(run, _caption(run), terminal, shown=shown, layout=layout, plots=plots, sheet=sheet)
             if all(not one.after for one in run.findings.measurements):
                 where = "no folder: name --output to keep them" if output is None else output / "photos"
                 terminal.note(
@@ -200,9 +199,8 @@ def _words(only: str | None, *, is_known: bool) -> tuple[str, ...]:
     return tuple(word.strip() for word in only.split(",") if word.strip())
 
 
-def _carry_out(run: "Run", terminal: Terminal) -> float:
-    """Do what is left of a run; the seconds it took."""
-    start = time.monotonic()
+def _carry_out(run: "Run", terminal: Terminal) -> None:
+    """Do what is left of a run."""
     for line in run.left_out:
         terminal.warning(line)
     if known := len(run.cases) - len(run.tasks):
@@ -213,7 +211,6 @@ def _carry_out(run: "Run", terminal: Terminal) -> float:
                 terminal.fail(error_line(case.name, error), error=error)
             progress.update(case, megapixels, 1.0)
             progress.finish(case)
-    return time.monotonic() - start
 
 
 def _tell(
@@ -270,7 +267,7 @@ def _write_sheet(panels: "list[Panel]", path: Path) -> None:
     image.write(image.from_array(pixels), pixels, path, overwrite=True)
 
 
-def _caption(run: "Run", seconds: float) -> "Caption":
+def _caption(run: "Run") -> "Caption":
     from daclip import evaluate
 
     return evaluate.Caption(
@@ -281,8 +278,8 @@ def _caption(run: "Run", seconds: float) -> "Caption":
         metric_weights=run.metrics.weights,
         command=shlex.join(given("evaluate", leave_out=_TELLING)),
         version=_version(),
-        seconds=round(seconds, 1),
-        peak_mb=max(run.findings.peak_mb, peak_megabytes()),
+        seconds=round(run.findings.seconds, 1),
+        peak_mb=run.findings.peak_mb,
     )
 
 

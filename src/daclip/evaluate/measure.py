@@ -1,5 +1,6 @@
 """One photo, measured: every method's figures against the truth, its words, its seconds."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,9 @@ class Measurement:
     Args:
         protocol: under which the figures were taken; empty figures where the photo has no truth.
         probabilities: of the words, None where the method says nothing.
+        seconds: of restoring alone.
+        seconds_in_all: with reading and scoring; those of the photo count for its first method.
+        peak_mb: the most memory that the process or a program it called had held until then.
     """
 
     method: str
@@ -56,6 +60,8 @@ class Measurement:
     probabilities: Mapping[str, float] | None = None
     is_unchanged: bool
     seconds: float
+    seconds_in_all: float = 0.0
+    peak_mb: int = 0
 
     @property
     def likeliest(self) -> str | None:
@@ -103,10 +109,13 @@ def measure(case: Case, methods: Sequence[Method], metrics: Metrics) -> Measured
 
     Raises PhotoError or DataError where the case itself cannot be read.
     """
+    last = time.perf_counter()
     photo, clean = case.read()
     degraded = photo.crop_8bit(0, 0, photo.height, photo.width)
     before = {} if clean is None else scores(degraded, clean, metrics.functions)
     pictures = {"input": degraded} if clean is None else {"input": degraded, "truth": clean}
+    see = metrics.features if clean is not None else None
+    features = {} if see is None else {name: see(pixels) for name, pixels in pictures.items()}
     measured: list[Measurement] = []
     failed: list[DaclipError] = []
     for method in methods:
@@ -119,6 +128,9 @@ def measure(case: Case, methods: Sequence[Method], metrics: Metrics) -> Measured
             failed.append(DataError(f"{method.name}: {error.message}", hint=error.hint))
             continue
         pictures[method.name] = answer.pixels
+        if see is not None:
+            features[method.name] = see(answer.pixels)
+        now = time.perf_counter()
         measured.append(
             Measurement(
                 method=method.name,
@@ -130,12 +142,23 @@ def measure(case: Case, methods: Sequence[Method], metrics: Metrics) -> Measured
                 probabilities=answer.probabilities,
                 is_unchanged=answer.is_unchanged,
                 seconds=seconds,
+                seconds_in_all=now - last,
+                peak_mb=peak_megabytes(),
             )
         )
-    see = metrics.features if clean is not None else None
-    features = {} if see is None else {name: see(pixels) for name, pixels in pictures.items()}
+        last = now
     error = DataError("; ".join(map(str, failed))) if failed else None
     return Measured(measurements=measured, pictures=pictures, features=features, error=error)
+
+
+def peak_megabytes() -> int:
+    """The most memory this process or a program it ran has held, in MB; 0 where the system does not say."""
+    try:
+        from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if os.uname().sysname == "Darwin" else 1024
+    return max(getrusage(who).ru_maxrss for who in (RUSAGE_SELF, RUSAGE_CHILDREN)) * unit // 1_000_000
 
 
 def scores(

@@ -136,12 +136,20 @@ class Findings:
 
     Args:
         features: by name of the picture (input, truth, a method) and of the photo.
-        peak_mb: the most memory one of the processes has held.
     """
 
     measurements: list[Measurement] = field(default_factory=list)
     features: dict[tuple[str, str], Float32[np.ndarray, "d"]] = field(default_factory=dict)
-    peak_mb: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """What all measurements took, added over processes and calls."""
+        return sum(one.seconds_in_all for one in self.measurements)
+
+    @property
+    def peak_mb(self) -> int:
+        """The most memory one of the processes has held."""
+        return max((one.peak_mb for one in self.measurements), default=0)
 
 
 class Ledger:
@@ -325,8 +333,7 @@ class Run:
 
     def carry_out(self) -> Iterator[tuple[Case, float, DaclipError | None]]:
         """Measure what is missing; each case as it is done, with its megapixels and its error or None."""
-        for task, outcome, peak_mb in self._outcomes():
-            self.findings.peak_mb = max(self.findings.peak_mb, peak_mb)
+        for task, outcome in self._outcomes():
             if isinstance(outcome, DaclipError):
                 yield task.case, 0.0, outcome
                 continue
@@ -348,10 +355,10 @@ class Run:
                 _attempt(Task(case=case, methods=missing, keep=True), self.methods, self.metrics, self.folder)
         return cases
 
-    def _outcomes(self) -> Iterator[tuple[Task, Outcome, int]]:
+    def _outcomes(self) -> Iterator[tuple[Task, Outcome]]:
         if self.workers == 1 or len(self.tasks) < 2:
             for task in self.tasks:
-                yield task, _attempt(task, self.methods, self.metrics, self.folder), peak_megabytes()
+                yield task, _attempt(task, self.methods, self.metrics, self.folder)
             return
         numbers = {case.name: number for number, case in enumerate(self.cases)}
         pool = ProcessPoolExecutor(
@@ -366,7 +373,7 @@ class Run:
                 for task in self.tasks
             }
             for future in as_completed(given):
-                yield given[future], *future.result()
+                yield given[future], future.result()
         except BrokenProcessPool as error:
             raise DataError(
                 "a worker process died",
@@ -386,16 +393,6 @@ def _attempt(task: Task, methods: Sequence[Method], metrics: Metrics, folder: Pa
     if task.keep and isinstance(outcome, Measured):
         keep_pictures(folder, task.case, outcome.pictures)
     return outcome
-
-
-def peak_megabytes() -> int:
-    """The most memory this process has held, in MB; 0 where the system does not say."""
-    try:
-        from resource import RUSAGE_SELF, getrusage
-    except ImportError:  # Windows
-        return 0
-    unit = 1 if os.uname().sysname == "Darwin" else 1024
-    return getrusage(RUSAGE_SELF).ru_maxrss * unit // 1_000_000
 
 
 # ---- inside a worker process: built once, used for every photo
@@ -430,7 +427,7 @@ def _one_thread() -> None:
         sys.modules["cv2"].setNumThreads(1)
 
 
-def _work(number: int, methods: tuple[str, ...], keep: bool) -> tuple[Outcome, int]:
+def _work(number: int, methods: tuple[str, ...], keep: bool) -> Outcome:
     bench = _bench[0]
     task = Task(case=bench.cases[number], methods=methods, keep=keep)
     outcome = _attempt(task, bench.methods, bench.metrics, bench.folder)
@@ -441,4 +438,4 @@ def _work(number: int, methods: tuple[str, ...], keep: bool) -> tuple[Outcome, i
             features=outcome.features,
             error=outcome.error,
         )
-    return outcome, peak_megabytes()
+    return outcome

@@ -52,7 +52,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Caption:
-    """Where figures are from: protocol, data and hash, weights by method and by metric, command, cost."""
+    """Where figures are from: protocol, data and hash, weights by method and by metric, command, cost.
+
+    The seconds are those of all photos, added over processes and over all calls of a run.
+    """
 
     protocol: str
     data: str
