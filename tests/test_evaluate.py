@@ -187,11 +187,14 @@ def test_photos_degraded_on_the_fly_do_not_depend_on_their_neighbours(tmp_path: 
     assert len(synthetic.degraded(tmp_path, limit=1)) == len(DEGRADATIONS)
 
 
-def test_the_hash_of_the_data_changes_with_a_name_or_a_size(pairs: Path) -> None:
+def test_the_hash_of_the_data_changes_with_a_name_or_a_byte(pairs: Path) -> None:
     before = evaluate.data_sha256(evaluate.pairs(pairs))
     assert evaluate.data_sha256(evaluate.pairs(pairs)) == before
     assert evaluate.data_sha256(evaluate.pairs(pairs, limit=1)) != before
-    (pairs / "noisy" / "LQ" / "a.png").write_bytes((pairs / "noisy" / "GT" / "a.png").read_bytes())
+    photo = pairs / "noisy" / "LQ" / "a.png"
+    content = bytearray(photo.read_bytes())
+    content[-1] ^= 1
+    photo.write_bytes(content)
     assert evaluate.data_sha256(evaluate.pairs(pairs)) != before
 
 

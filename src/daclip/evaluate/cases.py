@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from daclip import image
@@ -90,15 +91,21 @@ def _single(degradation: str, path: Path) -> Case:
 
 def file_sha256(path: Path) -> str:
     """The hash of a file's bytes."""
+    status = path.stat()
+    return _bytes_sha256(path, status.st_size, status.st_mtime_ns)
+
+
+@cache  # a run asks for each photo when it starts, when it is done and for the caption
+def _bytes_sha256(path: Path, size: int, changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def data_sha256(cases: Sequence[Case]) -> str:
-    """A hash that names the data: of degradation, name and size in bytes of every file."""
+    """A hash that names the data: of degradation, name and bytes of every file."""
     digest = hashlib.sha256()
     for case in cases:
         for path in case.files:
-            size = path.stat().st_size if path.is_file() else 0
-            digest.update(f"{case.degradation}/{path.parent.name}/{path.name} {size}\n".encode())
+            content = file_sha256(path) if path.is_file() else "absent"
+            digest.update(f"{case.degradation}/{path.parent.name}/{path.name} {content}\n".encode())
     return digest.hexdigest()
