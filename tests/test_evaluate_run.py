@@ -146,10 +146,15 @@ def test_published_rows_stand_marked_beside_measured_ones(daclip: Door, pairs: P
     assert code == 0
     assert out.startswith("protocol rgb-crop4")
     lines = [re.split(r"\s{2,}", line) for line in out.splitlines()]
-    assert ["MIRNet", "published", "-", "24.14", "0.830", "0.250", "69.18"] in lines
+    assert ["MIRNet", "published", "-", "24.14", "0.830", "0.250", "69.18", "-", "-"] in lines
     measured = next(line for line in lines if line[:3] == ["toy", "measured", "3"])
     assert float(measured[3]) > 5
-    assert measured[5:] == ["-", "-"], "LPIPS and FID were not measured"
+    assert measured[5:7] == ["-", "-"], "LPIPS and FID were not measured"
+    low, high = map(float, measured[7].split(" to "))
+    assert low < float(measured[3]) < high
+    assert next(line for line in lines if line[0] == "method")[7:] == ["PSNR 95 %", "SSIM 95 %"]
+    assert "measured LPIPS is of 8-bit photos" in out
+    assert "Y channel" not in out, "that is of Rain100H alone"
     code, _, err = daclip(*common, "--protocol", "rgb")
     assert code == 2
     assert "of the protocol rgb-crop4, the rows of rgb" in err
@@ -161,6 +166,13 @@ def test_the_unified_table_says_of_how_many_degradations_it_is(daclip: Door, pai
     assert "identity" in out
     _, _, err = daclip("evaluate", "--model", toy, "--data", pairs, "--table", "gopro")
     assert "nothing measured on motion-blurry photos" in err
+
+
+def test_the_rain_table_says_that_its_protocol_is_not_verified() -> None:
+    row = evaluate.summarise([one(degradation="rainy", protocol="rgb-crop4")])[0]
+    notes = " ".join(published.beside("rain100h", [row]).notes)
+    assert "of the others are those usually printed, of the Y channel" in notes
+    assert "not verified" in notes
 
 
 def test_the_published_tables_are_whole() -> None:

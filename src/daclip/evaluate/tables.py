@@ -282,7 +282,7 @@ def _cells(row: Row, metrics: Sequence[str]) -> dict[str, str]:
         digits = _DIGITS.get(metric, 4)
         cells[f"{metric.upper()} in"] = number(row.before.get(metric), digits)
         cells[metric.upper()] = number(row.after.get(metric), digits)
-        cells[f"{metric.upper()} 95 %"] = _between(row.intervals.get(metric), digits)
+        cells[f"{metric.upper()} 95 %"] = between(row.intervals.get(metric), digits)
         if metric == "psnr":
             cells["gain"] = "-" if row.gain is None else f"{row.gain:+.2f}"
     cells["named"] = share(row.named)
@@ -301,7 +301,8 @@ def share(value: float | None) -> str:
     return "-" if value is None else f"{value:.0%}"
 
 
-def _between(interval: Interval | None, digits: int) -> str:
+def between(interval: Interval | None, digits: int) -> str:
+    """An interval, or a dash."""
     return "-" if interval is None else f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
 
 
