@@ -419,6 +419,7 @@ def test_the_page_stands_alone(daclip: Door, pairs: Path, toy: Path) -> None:
     _, page, _ = daclip("evaluate", "--model", toy, "--data", pairs, "--peer", "identity", "--format", "html")
     assert page.startswith("<!doctype html>")
     assert page.count("data:image/jpeg;base64,") == 2 * 4, "input, two methods and truth of two photos"
+    assert re.findall(r'alt="([^"]*)"', page)[:4] == ["low-light", "identity", "toy", "truth"]
     assert page.count("<svg") >= 3
     for attribute in re.findall(r'(?:src|href|xlink:href|url)\s*[=(]\s*["\']?([^"\'>)]*)', page):
         assert attribute.startswith(("data:", "#")), attribute

@@ -242,13 +242,14 @@ def _tell(
 
 
 def _panels(run: "Run") -> "list[Panel]":
-    """Input, methods and truth of the first measured photo of each degradation."""
+    """Input, peers, our models and truth of the first measured photo of each degradation."""
     from daclip import evaluate, image
 
+    names, models = [*run.weights], len(run.plan.models)
     panels: list[Panel] = []
     for case in run.shown():
         pictures: list[tuple[str, Any]] = []
-        for name in ("input", *run.weights, "truth"):
+        for name in ("input", *names[models:], *names[:models], "truth"):
             path = evaluate.picture_path(run.folder, name, case.name)
             if path.is_file():
                 photo = image.read(path)
