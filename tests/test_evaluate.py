@@ -273,7 +273,20 @@ def test_score_compares_files_and_folders(daclip: Door, tmp_path: Path) -> None:
     figures = [f"psnr {psnr(scene(n) // 2, scene(n)):.2f}" for n in (0, 1)]
     lines = [line.split("\t") for line in out.splitlines()]
     assert [line[1] for line in lines[:2]] == figures
-    assert lines[2][0] == "mean of 2 (rgb)"
+    levels = [psnr(scene(n) // 2, scene(n)) for n in (0, 1)]
+    between = f"({min(levels):.2f} to {max(levels):.2f})"
+    assert lines[2][:2] == ["mean of 2 (rgb)", f"psnr {np.mean(levels):.2f} {between}"]
+    facts = "\n".join(out.splitlines()[3:])
+    assert facts.startswith(
+        f"protocol rgb, 8 bits; data {tmp_path / 'mine'} against {tmp_path / 'clean'} (sha256 "
+    )
+    assert re.search(r"bootstrap over photos; daclip [\d.]+; \d+ s in all, peak \d+ MB\n", facts)
+    assert facts.endswith(f"made by: daclip score {tmp_path / 'mine'} {tmp_path / 'clean'}")
+    _, out, _ = daclip("score", tmp_path / "mine", tmp_path / "clean", "--json")
+    mean = json.loads(out.splitlines()[2])
+    assert (mean["mean_of"], mean["psnr"], mean["protocol"]) == (2, pytest.approx(np.mean(levels)), "rgb")
+    assert mean["intervals"]["psnr"] == pytest.approx([min(levels), max(levels)])
+    assert f"(sha256 {mean['data_sha256'][:12]})" in facts
     _, out, _ = daclip("score", tmp_path / "mine" / "b.png", tmp_path / "clean" / "b.png", "--json")
     assert json.loads(out)["psnr"] == psnr(scene(1) // 2, scene(1))
 
@@ -324,6 +337,14 @@ def test_score_names_what_cannot_be_compared(daclip: Door, tmp_path: Path) -> No
     assert code == 1
     assert "no photo a.* in" in err
     assert "60 x 30 pixels, but its clean photo has 60 x 40" in err
+    write(tmp_path / "clean" / "a.png", scene(0))
+    (tmp_path / "mine" / "b.png").unlink()
+    write(tmp_path / "mine" / "b.png", scene(0))
+    (tmp_path / "mine" / "notes.txt").write_text("which is which")
+    code, out, err = daclip("score", tmp_path / "mine", tmp_path / "clean")
+    assert code == 0
+    assert "note: no photos and left out: notes.txt\n" in err
+    assert "mean of 2" in out
     code, _, err = daclip("score", tmp_path / "mine", tmp_path / "clean" / "b.png")
     assert code == 2
     assert "a folder and a file" in err

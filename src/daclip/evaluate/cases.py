@@ -1,7 +1,7 @@
 """Photos to measure on: degraded ones with their truth, or without any."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -103,9 +103,13 @@ def _bytes_sha256(path: Path, size: int, changed: int) -> str:
 
 def data_sha256(cases: Sequence[Case]) -> str:
     """A hash that names the data: of degradation, name and bytes of every file."""
+    return files_sha256((case.degradation, path) for case in cases for path in case.files)
+
+
+def files_sha256(files: Iterable[tuple[str, Path]]) -> str:
+    """A hash of files, each with a word about it: of the words, their names and bytes."""
     digest = hashlib.sha256()
-    for case in cases:
-        for path in case.files:
-            content = file_sha256(path) if path.is_file() else "absent"
-            digest.update(f"{case.degradation}/{path.parent.name}/{path.name} {content}\n".encode())
+    for word, path in files:
+        content = file_sha256(path) if path.is_file() else "absent"
+        digest.update(f"{word}/{path.parent.name}/{path.name} {content}\n".encode())
     return digest.hexdigest()

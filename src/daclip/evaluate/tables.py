@@ -69,10 +69,10 @@ class Caption:
 
     def lines(self) -> list[str]:
         """The caption for people."""
+        facts = [f"protocol {self.protocol}, 8 bits", f"data {self.data} (sha256 {self.data_sha256[:12]})"]
         hashes = {**self.weights, **self.metric_weights}
-        weights = "; ".join(f"{name} weights {sha}" for name, sha in hashes.items())
         return [
-            f"protocol {self.protocol}, 8 bits; data {self.data} (sha256 {self.data_sha256[:12]}); {weights}",
+            "; ".join([*facts, *(f"{name} weights {sha}" for name, sha in hashes.items())]),
             f"95 % intervals: bootstrap over photos; daclip {self.version}; {self.seconds:.0f} s in all, "
             f"peak {self.peak_mb} MB",
             f"made by: {self.command}",
