@@ -16,7 +16,7 @@ from daclip.degradations import DEGRADE, replay
 from daclip.errors import DataError, UsageError
 from daclip.evaluate import Answer, Case, Measurement, Method, Panel, synthetic
 from daclip.evaluate.measure import Measured
-from daclip.metrics import psnr, ssim
+from daclip.metrics import frechet, psnr, ssim
 from daclip.restore import Restorer
 from daclip.vocabulary import DEGRADATIONS
 from toy_model import write_toy_model
@@ -187,11 +187,14 @@ def test_photos_degraded_on_the_fly_do_not_depend_on_their_neighbours(tmp_path: 
     assert len(synthetic.degraded(tmp_path, limit=1)) == len(DEGRADATIONS)
 
 
-def test_the_hash_of_the_data_changes_with_a_name_or_a_size(pairs: Path) -> None:
+def test_the_hash_of_the_data_changes_with_a_name_or_a_byte(pairs: Path) -> None:
     before = evaluate.data_sha256(evaluate.pairs(pairs))
     assert evaluate.data_sha256(evaluate.pairs(pairs)) == before
     assert evaluate.data_sha256(evaluate.pairs(pairs, limit=1)) != before
-    (pairs / "noisy" / "LQ" / "a.png").write_bytes((pairs / "noisy" / "GT" / "a.png").read_bytes())
+    photo = pairs / "noisy" / "LQ" / "a.png"
+    content = bytearray(photo.read_bytes())
+    content[-1] ^= 1
+    photo.write_bytes(content)
     assert evaluate.data_sha256(evaluate.pairs(pairs)) != before
 
 
@@ -270,9 +273,60 @@ def test_score_compares_files_and_folders(daclip: Door, tmp_path: Path) -> None:
     figures = [f"psnr {psnr(scene(n) // 2, scene(n)):.2f}" for n in (0, 1)]
     lines = [line.split("\t") for line in out.splitlines()]
     assert [line[1] for line in lines[:2]] == figures
-    assert lines[2][0] == "mean of 2 (rgb)"
+    levels = [psnr(scene(n) // 2, scene(n)) for n in (0, 1)]
+    between = f"({min(levels):.2f} to {max(levels):.2f})"
+    assert lines[2][:2] == ["mean of 2 (rgb)", f"psnr {np.mean(levels):.2f} {between}"]
+    facts = "\n".join(out.splitlines()[3:])
+    assert facts.startswith(
+        f"protocol rgb, 8 bits; data {tmp_path / 'mine'} against {tmp_path / 'clean'} (sha256 "
+    )
+    assert re.search(r"bootstrap over photos; daclip [\d.]+; \d+ s in all, peak \d+ MB\n", facts)
+    assert facts.endswith(f"made by: daclip score {tmp_path / 'mine'} {tmp_path / 'clean'}")
+    _, out, _ = daclip("score", tmp_path / "mine", tmp_path / "clean", "--json")
+    mean = json.loads(out.splitlines()[2])
+    assert (mean["mean_of"], mean["psnr"], mean["protocol"]) == (2, pytest.approx(np.mean(levels)), "rgb")
+    assert mean["intervals"]["psnr"] == pytest.approx([min(levels), max(levels)])
+    assert f"(sha256 {mean['data_sha256'][:12]})" in facts
     _, out, _ = daclip("score", tmp_path / "mine" / "b.png", tmp_path / "clean" / "b.png", "--json")
     assert json.loads(out)["psnr"] == psnr(scene(1) // 2, scene(1))
+
+
+def test_equal_photos_have_no_psnr_and_are_left_out_of_its_mean(daclip: Door, tmp_path: Path) -> None:
+    for number, name in enumerate("ab"):
+        write(tmp_path / "clean" / f"{name}.png", scene(number))
+        write(tmp_path / "mine" / f"{name}.png", scene(number) // (2 - number))
+    _, out, err = daclip("score", tmp_path / "mine", tmp_path / "clean")
+    level = f"psnr {psnr(scene(0) // 2, scene(0)):.2f}"
+    assert [line.split("\t")[1] for line in out.splitlines()[:3]] == [level, "psnr inf", level]
+    assert "note: 1 of 2 photos equal their clean ones and have no PSNR" in err
+    _, out, _ = daclip("score", tmp_path / "clean", tmp_path / "clean")
+    assert out.splitlines()[2].split("\t")[:2] == ["mean of 2 (rgb)", "psnr -"]
+
+
+def test_score_gives_fid_of_a_folder(daclip: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the weights of Inception are not at hand: the mean colour instead of its features
+    def load_metrics(*_: object, **__: object) -> tuple[evaluate.Metrics, list[str]]:
+        see = lambda pixels: pixels.mean(axis=(0, 1), dtype=np.float32)  # noqa: E731
+        return evaluate.Metrics(protocol="rgb", functions={}, features=see), []
+
+    monkeypatch.setattr(evaluate, "load_metrics", load_metrics)
+    for number, name in enumerate("abc"):
+        write(tmp_path / "clean" / f"{name}.png", scene(number))
+        write(tmp_path / "mine" / f"{name}.png", scene(number) // 2 + 80)
+    _, out, _ = daclip("score", tmp_path / "mine", tmp_path / "clean", "--metrics", "fid")
+    sides = [
+        np.stack([image.mean(axis=(0, 1)) for image in images])
+        for images in (
+            [scene(number) // 2 + 80 for number in range(3)],
+            [scene(number) for number in range(3)],
+        )
+    ]
+    name, figure = out.splitlines()[3].split("\t")
+    assert (name, figure) == ("mean of 3 (rgb)", f"fid {frechet(*sides):.2f}")
+    _, out, err = daclip(
+        "score", tmp_path / "mine" / "a.png", tmp_path / "clean" / "a.png", "--metrics", "fid"
+    )
+    assert "warning: no fid: it compares two photos and more" in err
 
 
 def test_score_names_what_cannot_be_compared(daclip: Door, tmp_path: Path) -> None:
@@ -283,6 +337,14 @@ def test_score_names_what_cannot_be_compared(daclip: Door, tmp_path: Path) -> No
     assert code == 1
     assert "no photo a.* in" in err
     assert "60 x 30 pixels, but its clean photo has 60 x 40" in err
+    write(tmp_path / "clean" / "a.png", scene(0))
+    (tmp_path / "mine" / "b.png").unlink()
+    write(tmp_path / "mine" / "b.png", scene(0))
+    (tmp_path / "mine" / "notes.txt").write_text("which is which")
+    code, out, err = daclip("score", tmp_path / "mine", tmp_path / "clean")
+    assert code == 0
+    assert "note: no photos and left out: notes.txt\n" in err
+    assert "mean of 2" in out
     code, _, err = daclip("score", tmp_path / "mine", tmp_path / "clean" / "b.png")
     assert code == 2
     assert "a folder and a file" in err

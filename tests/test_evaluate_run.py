@@ -2,8 +2,12 @@
 
 import json
 import re
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +17,14 @@ from daclip import cli, evaluate, image
 from daclip.errors import UsageError
 from daclip.evaluate import Measurement, classification, published, tables
 from daclip.evaluate.cases import UNKNOWN
+from daclip.evaluate.measure import Metrics
+from daclip.evaluate.run import Ledger
+from daclip.metrics import LPIPS_FILES, psnr
 from test_evaluate import scene, write
 from toy_model import write_toy_model
+
+SHARED = Path(__file__).parents[2] / "shared"
+PAPER, WEIGHTS = SHARED / "PAPER.md", SHARED / "data" / "weights"
 
 Door = Callable[..., tuple[int, str, str]]
 
@@ -137,10 +147,15 @@ def test_published_rows_stand_marked_beside_measured_ones(daclip: Door, pairs: P
     assert code == 0
     assert out.startswith("protocol rgb-crop4")
     lines = [re.split(r"\s{2,}", line) for line in out.splitlines()]
-    assert ["MIRNet", "published", "-", "24.14", "0.830", "0.250", "69.18"] in lines
+    assert ["MIRNet", "published", "-", "24.14", "0.830", "0.250", "69.18", "-", "-"] in lines
     measured = next(line for line in lines if line[:3] == ["toy", "measured", "3"])
     assert float(measured[3]) > 5
-    assert measured[5:] == ["-", "-"], "LPIPS and FID were not measured"
+    assert measured[5:7] == ["-", "-"], "LPIPS and FID were not measured"
+    low, high = map(float, measured[7].split(" to "))
+    assert low < float(measured[3]) < high
+    assert next(line for line in lines if line[0] == "method")[7:] == ["PSNR 95 %", "SSIM 95 %"]
+    assert "measured LPIPS is of 8-bit photos" in out
+    assert "Y channel" not in out, "that is of Rain100H alone"
     code, _, err = daclip(*common, "--protocol", "rgb")
     assert code == 2
     assert "of the protocol rgb-crop4, the rows of rgb" in err
@@ -154,17 +169,41 @@ def test_the_unified_table_says_of_how_many_degradations_it_is(daclip: Door, pai
     assert "nothing measured on motion-blurry photos" in err
 
 
-def test_the_published_tables_are_whole() -> None:
-    assert {name: len(paper.lines) for name, paper in published.TABLES.items()} == {
-        "unified": 8,
-        "rain100h": 6,
-        "lol": 6,
-        "gopro": 6,
-        "reside6k": 6,
+def test_the_rain_table_says_that_its_protocol_is_not_verified() -> None:
+    row = evaluate.summarise([one(degradation="rainy", protocol="rgb-crop4")])[0]
+    notes = " ".join(published.beside("rain100h", [row]).notes)
+    assert "of the others are those usually printed, of the Y channel" in notes
+    assert "not verified" in notes
+
+
+@pytest.mark.skipif(not PAPER.is_file(), reason="the tables of the paper are not in ../shared/PAPER.md")
+def test_the_published_tables_are_those_of_the_paper() -> None:
+    text = PAPER.read_text(encoding="utf-8").partition("\n4.1 ")[2].partition("\n4.3 ")[0]
+    printed: dict[str, set[tuple[str, ...]]] = {"Table 3": set()}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 7 and cells[0] not in ("table", "---"):
+            printed.setdefault(f"Table {cells[0]}", set()).add((cells[2].partition(" (")[0], *cells[3:]))
+        elif len(cells) == 5 and cells[0] not in ("method", "---"):
+            printed["Table 3"].add((cells[0].partition(" (")[0], *cells[1:]))
+    ours = {
+        paper.number: {
+            (one.method, f"{one.psnr:.2f}", f"{one.ssim:.3f}", f"{one.lpips:.3f}", f"{one.fid:.2f}")
+            for one in paper.lines
+        }
+        for paper in published.TABLES.values()
     }
-    # the sum of all printed PSNR, added up by hand from the tables
-    total = sum(line.psnr for paper in published.TABLES.values() for line in paper.lines)
-    assert total == pytest.approx(210.42 + 182.49 + 129.24 + 181.77 + 167.27)
+    assert ours == printed
+    assert sum(map(len, ours.values())) == 32
+
+
+def test_the_caption_names_the_weights_of_methods_and_metrics() -> None:
+    caption = evaluate.Caption(
+        protocol="rgb", data="pairs", data_sha256="0" * 64, weights={"toy": "a1"},
+        metric_weights={"lpips": "b2"}, command="daclip evaluate", version="1.0", seconds=2.0, peak_mb=3,
+    )  # fmt: skip
+    assert caption.lines()[0].endswith("; toy weights a1; lpips weights b2")
+    assert "metric_weights" in tables.exact_rows(evaluate.summarise([one()]), caption).split("\n")[0]
 
 
 # ---- going on
@@ -184,6 +223,32 @@ def test_a_run_goes_on_where_it_was(pairs: Path, tmp_path: Path) -> None:
     assert figures[0] == figures[1]
 
 
+def test_the_cost_of_a_run_is_that_of_all_its_calls(daclip: Door, pairs: Path, toy: Path) -> None:
+    slow = "import shutil, sys, time; time.sleep(0.2); shutil.copy(*sys.argv[1:])"
+    common = ("evaluate", "--model", toy, "--data", pairs, "--only", "noisy", "--output", pairs / "run")
+    tool = f"{sys.executable} -c {shlex.quote(slow)} {{in}} {{out}}"
+    common = (*common, "--command", f"a={tool}", "--format", "json")
+    first = json.loads(daclip(*common)[1])
+    again = json.loads(daclip(*common)[1])
+    assert first["seconds"] >= 0.2
+    assert (again["seconds"], again["peak_mb"]) == (first["seconds"], first["peak_mb"])
+    more = json.loads(daclip(*common, "--command", f"b={tool}")[1])
+    assert more["seconds"] >= first["seconds"] + 0.2
+    figures = [one["seconds_in_all"] for one in more["measurements"]]
+    assert more["seconds"] == pytest.approx(sum(figures), abs=0.06)
+    assert all(one["seconds_in_all"] > one["seconds"] for one in more["measurements"])
+
+
+def test_the_memory_of_a_command_counts() -> None:
+    code = (
+        "from daclip.evaluate.measure import peak_megabytes as peak; import subprocess, sys; before = peak();"
+    )
+    code += "subprocess.run([sys.executable, '-c', 'b\"1\" * 900_000_000']); print(before, peak())"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    before, after = map(int, said.split())
+    assert before < 800 < 900 <= after
+
+
 def test_a_method_added_later_is_measured_alone(pairs: Path, tmp_path: Path) -> None:
     carried_out(evaluate.Run(plan(pairs), tmp_path / "run"))
     more = evaluate.Run(plan(pairs, peers=("identity", "clahe")), tmp_path / "run")
@@ -196,13 +261,41 @@ def test_other_settings_are_refused_and_a_changed_photo_is_measured_again(
     pairs: Path, tmp_path: Path
 ) -> None:
     carried_out(evaluate.Run(plan(pairs), tmp_path / "run"))
-    with pytest.raises(UsageError, match="was measured with another protocol; name another --output"):
+    with pytest.raises(UsageError, match=r"was measured with another protocol \(rgb, now y\); name another"):
         evaluate.Run(plan(pairs, protocol="y"), tmp_path / "run")
-    with pytest.raises(UsageError, match="another metrics"):
+    with pytest.raises(UsageError, match=r"another metrics \(psnr, ssim, now psnr"):
         evaluate.Run(plan(pairs, metrics=("psnr",)), tmp_path / "run")
     write(pairs / "noisy" / "LQ" / "b.png", scene(3, noise=0.1))
     (pairs / "noisy" / "LQ" / "b.png").replace(pairs / "noisy" / "LQ" / "a.png")
     assert carried_out(evaluate.Run(plan(pairs), tmp_path / "run")) == ["noisy/LQ/a.png"]
+
+
+def test_a_run_on_other_weights_of_a_metric_or_by_another_version_is_refused(
+    pairs: Path, tmp_path: Path
+) -> None:
+    def settle(*names: str, **weights: str) -> None:
+        metrics = Metrics(protocol="rgb", functions=dict.fromkeys(names, psnr), weights=weights)
+        Ledger(tmp_path / "run", plan(pairs), metrics, {})
+
+    settle("psnr", "lpips", lpips="a1")
+    settle("psnr", "lpips", lpips="a1")
+    with pytest.raises(UsageError, match=r"another metrics \(psnr, lpips, now psnr\)"):
+        settle("psnr")
+    with pytest.raises(UsageError, match=r"another weights of lpips \(a1, now b2\)"):
+        settle("psnr", "lpips", lpips="b2")
+    settings = tmp_path / "run" / "settings.json"
+    settings.write_text(settings.read_text().replace(version("daclip"), "0.0.1"))
+    with pytest.raises(UsageError, match=r"another daclip \(0.0.1, now "):
+        settle("psnr", "lpips", lpips="a1")
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the weights of LPIPS are not in ../shared/data/weights")
+def test_the_weights_of_a_metric_are_named_by_the_hash_of_their_files() -> None:
+    metrics, _ = evaluate.load_metrics(["psnr", "lpips"], weights=WEIGHTS)
+    files = [(WEIGHTS / name).read_bytes() for name in LPIPS_FILES]
+    assert metrics.weights == {"lpips": " and ".join(sha256(file).hexdigest()[:12] for file in files)}
 
 
 def test_a_line_cut_by_a_kill_is_measured_again(pairs: Path, tmp_path: Path) -> None:
@@ -212,6 +305,31 @@ def test_a_line_cut_by_a_kill_is_measured_again(pairs: Path, tmp_path: Path) -> 
     again = evaluate.Run(plan(pairs), tmp_path / "run")
     assert carried_out(again) == ["noisy/LQ/a.png"]
     assert len(evaluate.Run(plan(pairs), tmp_path / "run").findings.measurements) == 4
+
+
+def test_a_method_that_fails_on_a_photo_takes_no_figure_from_the_others(
+    daclip: Door, pairs: Path, toy: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "fussy.py"
+    script.write_text(
+        "import os, shutil, sys\n"
+        f"if not os.path.exists({str(tmp_path / 'mended')!r}): sys.exit('only on Tuesdays')\n"
+        "shutil.copy(*sys.argv[1:])\n"
+    )
+    fussy = f"{sys.executable} {script} {{in}} {{out}}"
+    common = ("evaluate", "--model", toy, "--command", fussy, "--data", pairs, "--only", "noisy")
+    common = (*common, "--output", tmp_path / "run")
+    code, out, err = daclip(*common)
+    assert code == 1
+    name = Path(sys.executable).name
+    assert err == f"error: noisy/LQ/a.png: {name}: {sys.executable} ended with 1: only on Tuesdays\n"
+    assert re.search(r"^toy +noisy", out, flags=re.MULTILINE)
+    (tmp_path / "mended").touch()
+    first = (tmp_path / "run" / "measurements.jsonl").read_text()
+    assert daclip(*common)[0] == 0
+    lines = (tmp_path / "run" / "measurements.jsonl").read_text()
+    assert lines.startswith(first)
+    assert [json.loads(line)["method"] for line in lines.splitlines()] == ["toy", name]
 
 
 def test_the_command_goes_on_too_and_says_so(daclip: Door, pairs: Path, tmp_path: Path) -> None:
@@ -267,9 +385,11 @@ def test_photos_without_truth_are_restored_named_and_timed(daclip: Door, tmp_pat
     assert head == ["method", "degradation", "photos", "named", "left alone", "s/photo"]
     assert lines[0][:3] == ["toy", UNKNOWN, "1 (0 scored)"]
     assert "no photo has a clean version" in err
+    assert f"the restored ones are in {tmp_path / 'run' / 'photos'}\n" in err
     made = image.read(next((tmp_path / "run" / "photos" / "toy").iterdir()))
     assert made.own.mean() > scene(0, light=0.2).mean() + 1
-    _, out, _ = daclip(*common, "--format", "json")
+    _, out, err = daclip(*common, "--format", "json")
+    assert "in no folder: name --output" in err
     assert json.loads(out)["measurements"][0]["probabilities"]["low-light"] > 0.5
 
 
@@ -299,6 +419,7 @@ def test_the_page_stands_alone(daclip: Door, pairs: Path, toy: Path) -> None:
     _, page, _ = daclip("evaluate", "--model", toy, "--data", pairs, "--peer", "identity", "--format", "html")
     assert page.startswith("<!doctype html>")
     assert page.count("data:image/jpeg;base64,") == 2 * 4, "input, two methods and truth of two photos"
+    assert re.findall(r'alt="([^"]*)"', page)[:4] == ["low-light", "identity", "toy", "truth"]
     assert page.count("<svg") >= 3
     for attribute in re.findall(r'(?:src|href|xlink:href|url)\s*[=(]\s*["\']?([^"\'>)]*)', page):
         assert attribute.startswith(("data:", "#")), attribute
@@ -328,6 +449,51 @@ def test_plots_and_sheet_are_written(daclip: Door, pairs: Path, toy: Path, tmp_p
     assert image.read(tmp_path / "sheet.png").height > 2 * 240
 
 
+def test_the_sheet_shows_the_first_photo_that_could_be_measured(daclip: Door, pairs: Path, toy: Path) -> None:
+    (pairs / "noisy" / "LQ" / "Broken.png").write_bytes(b"")
+    write(pairs / "noisy" / "GT" / "Broken.png", scene(5))
+    common = ("evaluate", "--model", toy, "--data", pairs, "--only", "noisy", "--sheet", pairs / "sheet.png")
+    code, _, err = daclip(*common, "--output", pairs / "run")
+    assert code == 1
+    assert f"note: {pairs / 'sheet.png'} written" in err
+    assert image.read(pairs / "sheet.png").width > 3 * 360
+    assert (pairs / "run" / "photos" / "toy" / "noisy_LQ_a.png.png").is_file()
+    (pairs / "sheet.png").unlink()
+    code, out, err = daclip(*common, "--limit", "1")
+    assert (code, out) == (1, "")
+    assert f"nothing was measured, so there is no table and no {pairs / 'sheet.png'}" in err
+    assert not (pairs / "sheet.png").exists()
+
+
+def test_a_radar_plot_leaves_out_what_was_not_measured() -> None:
+    from daclip.evaluate import plots
+
+    names = ("hazy", "rainy", "noisy", "snowy")
+    levels = {"good": (30.0, 28.0, 26.0, None), "poor": (20.0, None, 24.0, None)}
+    rows = evaluate.summarise(
+        [
+            one(method=method, degradation=name, before={"psnr": 10.0}, after={"psnr": level or np.inf})
+            for method, known in levels.items()
+            for name, level in zip(names, known, strict=True)
+        ]
+    )
+    rows = [
+        row for row in rows if row.method in levels and (row.method, row.degradation) != ("poor", "rainy")
+    ]
+    axes = plots.radar(rows, "psnr").axes[0]
+    lines = {str(line.get_label()): np.asarray(line.get_ydata(), float) for line in axes.get_lines()}
+    # in the paper's order: hazy, noisy, rainy, hazy again; nobody was measured on snow
+    assert lines["good"] == pytest.approx([1, 1, 1, 1])
+    assert lines["poor"] == pytest.approx([0.575, 0.15 + 0.85 * 14 / 16, np.nan, 0.575], nan_ok=True)
+    assert [label.get_text().split("\n") for label in axes.get_xticklabels()] == [
+        ["hazy", "30"],
+        ["noisy", "26"],
+        ["rainy", "28"],
+    ]
+    few = [row for row in rows if row.degradation not in ("hazy", "average")]
+    assert list(plots.of_results(few, [])) == ["bars-psnr"]
+
+
 def test_a_zoomed_picture_shows_the_same_place_in_all() -> None:
     quiet = np.full((120, 160, 3), 90, np.uint8)
     busy = quiet.copy()
@@ -339,6 +505,20 @@ def test_a_zoomed_picture_shows_the_same_place_in_all() -> None:
     assert first.shape == last.shape
     assert last[-100:].std() > 40, "the detail, enlarged"
     assert first[-100:].std() < 2
+
+
+def test_a_zoomed_picture_shows_the_same_place_in_a_picture_of_another_size() -> None:
+    from daclip.evaluate.sheet import zoomed
+
+    small = np.full((60, 80, 3), 90, np.uint8)
+    small[40:, 60:] = np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)
+    large = small.repeat(3, axis=0).repeat(3, axis=1)
+    panel = evaluate.Panel(pictures=[("input", large), ("tiny", small[:1, :1]), ("made", small)])
+    assert zoomed(panel, 0, width=160)[-60:].std() > 40
+    assert zoomed(panel, 2, width=160)[-60:].std() > 40
+    assert zoomed(panel, 1, width=160).shape[1] == 160
+    sheet = evaluate.draw([panel], zoom=True)
+    assert sheet.shape[1] > 3 * 360
 
 
 def test_the_command_that_is_told_gives_the_same_again(daclip: Door, pairs: Path, toy: Path) -> None:
@@ -356,6 +536,8 @@ def test_two_methods_of_one_name_are_refused(pairs: Path, toy: Path, tmp_path: P
     assert [method.name for method in methods] == ["toy", str(again)]
     with pytest.raises(UsageError, match='two methods would be called "identity"'):
         plan(pairs, peers=("identity", "identity")).methods()
+    both = plan(pairs, peers=("identity", "again=identity")).methods()
+    assert [method.name for method in both] == ["identity", "again"]
 
 
 def test_the_help_shows_its_examples_line_by_line(daclip: Door) -> None:

@@ -90,8 +90,41 @@ def test_a_command_that_fails_or_writes_nothing_is_named() -> None:
         silent.restore(photo, "noisy")
     with pytest.raises(UsageError, match=r"lacks \{in\} or \{out\}"):
         peers.command("tool {in}")
-    with pytest.raises(UsageError, match="cannot be run"):
-        peers.command("/no/such/tool {in} {out}").restore(photo, "noisy")
+    with pytest.raises(UsageError, match="no program /no/such/tool"):
+        peers.command("/no/such/tool {in} {out}")
+
+
+def test_a_command_that_hangs_is_stopped() -> None:
+    code = shlex.quote("import time; time.sleep(60)")
+    hanging = peers.command(f"{sys.executable} -c {code} {{in}} {{out}}", timeout=0.5)
+    with pytest.raises(PhotoError, match=r"took more than 0.5 s and was stopped; --timeout"):
+        hanging.restore(image.from_array(scene()), "noisy")
+
+
+def test_what_opencv_cannot_do_is_an_error_of_the_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+    import cv2
+
+    # OpenCV's own refusal of an odd kernel: no photo is known on which a classic fails
+    monkeypatch.setitem(peers.CLASSICS, "clahe", lambda pixels, _: cv2.medianBlur(pixels, 2))
+    with pytest.raises(PhotoError, match=r"error \(OpenCV"):
+        peers.find("clahe").restore(image.from_array(scene()), "low-light")
+
+
+def test_peers_and_commands_take_a_name(tmp_path: Path) -> None:
+    code = shlex.quote("import shutil, sys; shutil.copy(*sys.argv[1:])")
+    tool = f"{sys.executable} -c {code} {{in}} {{out}}"
+    plain, named = peers.command(tool), peers.command(f"PReNet={tool}")
+    assert (plain.name, named.name) == (Path(sys.executable).name, "PReNet")
+    assert named.weights == plain.weights
+    np.testing.assert_array_equal(named.restore(image.from_array(scene()), "rainy").pixels, scene())
+    assert peers.find("nobody=identity").name == "nobody"
+    with pytest.raises(UsageError, match=r'no peer "theirs\.pth"'):
+        peers.find("mine=theirs.pth")
+    tool = tmp_path / "a=b" / "tool"
+    tool.parent.mkdir()
+    tool.write_text("")
+    tool.chmod(0o755)
+    assert peers.command(f"{tool} {{in}} {{out}}").name == "tool", "a = further on is no name"
 
 
 def test_an_unknown_peer_is_named_with_the_nearest() -> None:

@@ -213,13 +213,7 @@ def load_inception(folder: Path | None = None) -> Features:
     Raises DataError when FID_FILE is neither in the folder nor in the cache of torch, or is another file;
     MissingExtra without torch.
     """
-    places = [place / FID_FILE for place in (folder, torch_cache()) if place is not None]
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        raise DataError(
-            f"{' and '.join(map(str, places))}: not there",
-            hint="FID needs this file of torch-fidelity, 91 MB; --metric-weights names its folder",
-        )
+    path = _inception_path(folder)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if not digest.startswith(_FID_SHA256):
         raise DataError(
@@ -238,6 +232,27 @@ def load_inception(folder: Path | None = None) -> Features:
             return network(planes)[0][0].numpy()
 
     return features
+
+
+def _inception_path(folder: Path | None) -> Path:
+    places = [place / FID_FILE for place in (folder, torch_cache()) if place is not None]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise DataError(
+            f"{' and '.join(map(str, places))}: not there",
+            hint="FID needs this file of torch-fidelity, 91 MB; --metric-weights names its folder",
+        )
+    return path
+
+
+def weight_files(metric: str, folder: Path | None = None) -> list[Path]:
+    """The files whose weights decide the figures of a metric, none for PSNR and SSIM.
+
+    Raises DataError where they are not there.
+    """
+    if metric == "lpips":
+        return _lpips_paths(folder)
+    return [_inception_path(folder)] if metric == "fid" else []
 
 
 def frechet(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:

@@ -2,14 +2,13 @@
 
 import shlex
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from click.core import ParameterSource
 
-from daclip.cli.answers import error_line, peak_megabytes
+from daclip.cli.answers import error_line
 from daclip.cli.terminal import Terminal, engine_options, options
 from daclip.errors import UsageError
 
@@ -40,10 +39,25 @@ daclip evaluate --data pairs/ --output run/ --format html > report.html
 )
 @click.option("--model", "names", multiple=True, default=["compact"], show_default=True, help="Repeatable.")
 @click.option(
-    "--peer", "peers", multiple=True, help="Another project's weight file, or identity, classics, ..."
+    "--peer",
+    "peers",
+    multiple=True,
+    metavar="[NAME=]FILE",
+    help="Another project's weight file, or identity, classics, ...",
 )
 @click.option(
-    "--command", "commands", multiple=True, metavar='"TOOL {in} {out}"', help="A program as a peer."
+    "--command",
+    "commands",
+    multiple=True,
+    metavar='"[NAME=]TOOL {in} {out}"',
+    help="A program as a peer.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=600,
+    show_default=True,
+    help="Seconds a --command may take for a photo.",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Pairs: DATA/<degradation>/{LQ,GT}/<name>.*")
 @click.option("--photos", type=click.Path(path_type=Path), help="Clean photos, degraded on the fly.")
@@ -101,6 +115,7 @@ def command(
     names: tuple[str, ...],
     peers: tuple[str, ...],
     commands: tuple[str, ...],
+    timeout: float,
     data: Path | None,
     photos: Path | None,
     only: str | None,
@@ -138,6 +153,7 @@ def command(
         models=names,
         peers=peers,
         commands=commands,
+        timeout=timeout,
         data=None if data is None else str(data),
         photos=None if photos is None else str(photos),
         only=_words(only, is_known=photos is not None),
@@ -157,9 +173,18 @@ def command(
     )
     with tempfile.TemporaryDirectory(prefix="daclip-") as temporary:
         run = evaluate.Run(plan, output or Path(temporary), workers=workers, keep=keep)
-        seconds = _carry_out(run, terminal)
+        _carry_out(run, terminal)
         if run.findings.measurements:
-            _tell(run, _caption(run, seconds), terminal, shown=shown, layout=layout, plots=plots, sheet=sheet)
+            _tell(run, _caption(run), terminal, shown=shown, layout=layout, plots=plots, sheet=sheet)
+            if all(not one.after for one in run.findings.measurements):
+                where = "no folder: name --output to keep them" if output is None else output / "photos"
+                terminal.note(
+                    f"no photo has a clean version, so there are no scores; the restored ones are in {where}"
+                )
+        else:
+            terminal.note(
+                "nothing was measured, so there is no table" + ("" if sheet is None else f" and no {sheet}")
+            )
     return terminal.end(len(run.cases))
 
 
@@ -174,9 +199,8 @@ def _words(only: str | None, *, is_known: bool) -> tuple[str, ...]:
     return tuple(word.strip() for word in only.split(",") if word.strip())
 
 
-def _carry_out(run: "Run", terminal: Terminal) -> float:
-    """Do what is left of a run; the seconds it took."""
-    start = time.monotonic()
+def _carry_out(run: "Run", terminal: Terminal) -> None:
+    """Do what is left of a run."""
     for line in run.left_out:
         terminal.warning(line)
     if known := len(run.cases) - len(run.tasks):
@@ -187,7 +211,6 @@ def _carry_out(run: "Run", terminal: Terminal) -> float:
                 terminal.fail(error_line(case.name, error), error=error)
             progress.update(case, megapixels, 1.0)
             progress.finish(case)
-    return time.monotonic() - start
 
 
 def _tell(
@@ -208,27 +231,25 @@ def _tell(
         run.findings.measurements, run.findings.features, caption, shown=shown, panels=panels
     )
     terminal.result(evaluate.FORMATS[layout](found))
-    if all(not one.after for one in found.measurements):
-        where = "photos/ of --output" if run.is_kept else "no folder: name --output to keep them"
-        terminal.note(
-            f"no photo has a clean version, so there are no scores; the restored ones are in {where}"
-        )
     if plots is not None:
         for path in evaluate.write_plots(found, plots):
             terminal.note(f"{path} written")
-    if sheet is not None:
+    if sheet is not None and panels:
         _write_sheet(panels, sheet)
         terminal.note(f"{sheet} written")
+    elif sheet is not None:
+        terminal.note(f"no pictures to show, so no {sheet}")
 
 
 def _panels(run: "Run") -> "list[Panel]":
-    """Input, methods and truth of the first photo of each degradation, as they were kept."""
+    """Input, peers, our models and truth of the first measured photo of each degradation."""
     from daclip import evaluate, image
 
+    names, models = [*run.weights], len(run.plan.models)
     panels: list[Panel] = []
-    for case in run.shown:
+    for case in run.shown():
         pictures: list[tuple[str, Any]] = []
-        for name in ("input", *run.weights, "truth"):
+        for name in ("input", *names[models:], *names[:models], "truth"):
             path = evaluate.picture_path(run.folder, name, case.name)
             if path.is_file():
                 photo = image.read(path)
@@ -247,7 +268,7 @@ def _write_sheet(panels: "list[Panel]", path: Path) -> None:
     image.write(image.from_array(pixels), pixels, path, overwrite=True)
 
 
-def _caption(run: "Run", seconds: float) -> "Caption":
+def _caption(run: "Run") -> "Caption":
     from daclip import evaluate
 
     return evaluate.Caption(
@@ -255,10 +276,11 @@ def _caption(run: "Run", seconds: float) -> "Caption":
         data=_data_line(run.plan),
         data_sha256=evaluate.data_sha256(run.cases),
         weights=run.weights,
+        metric_weights=run.metrics.weights,
         command=shlex.join(given("evaluate", leave_out=_TELLING)),
         version=_version(),
-        seconds=round(seconds, 1),
-        peak_mb=max(run.findings.peak_mb, peak_megabytes()),
+        seconds=round(run.findings.seconds, 1),
+        peak_mb=run.findings.peak_mb,
     )
 
 

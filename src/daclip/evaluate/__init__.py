@@ -4,8 +4,8 @@
 `plots` (extra [plots]) and `analysis` (extra [torch]) are imported by their names.
 """
 
-from daclip.evaluate.cases import Case, data_sha256, pairs
-from daclip.evaluate.measure import Measurement, Metrics, evaluate, load_metrics, scores
+from daclip.evaluate.cases import Case, data_sha256, files_sha256, pairs
+from daclip.evaluate.measure import Measurement, Metrics, evaluate, load_metrics, peak_megabytes, scores
 from daclip.evaluate.peers import Answer, Method, restorer_method
 from daclip.evaluate.results import FORMATS, TABLES, Results, results, write_plots
 from daclip.evaluate.run import Plan, Run, picture_path
@@ -29,8 +29,10 @@ __all__ = [
     "data_sha256",
     "draw",
     "evaluate",
+    "files_sha256",
     "load_metrics",
     "pairs",
+    "peak_megabytes",
     "picture_path",
     "restorer_method",
     "results",

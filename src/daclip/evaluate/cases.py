@@ -1,8 +1,9 @@
 """Photos to measure on: degraded ones with their truth, or without any."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from daclip import image
@@ -88,11 +89,27 @@ def _single(degradation: str, path: Path) -> Case:
     return Case(degradation=degradation, name=name, files=(path,), read=lambda: (image.read(path), None))
 
 
+def file_sha256(path: Path) -> str:
+    """The hash of a file's bytes."""
+    status = path.stat()
+    return _bytes_sha256(path, status.st_size, status.st_mtime_ns)
+
+
+@cache  # a run asks for each photo when it starts, when it is done and for the caption
+def _bytes_sha256(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def data_sha256(cases: Sequence[Case]) -> str:
-    """A hash that names the data: of degradation, name and size in bytes of every file."""
+    """A hash that names the data: of degradation, name and bytes of every file."""
+    return files_sha256((case.degradation, path) for case in cases for path in case.files)
+
+
+def files_sha256(files: Iterable[tuple[str, Path]]) -> str:
+    """A hash of files, each with a word about it: of the words, their names and bytes."""
     digest = hashlib.sha256()
-    for case in cases:
-        for path in case.files:
-            size = path.stat().st_size if path.is_file() else 0
-            digest.update(f"{case.degradation}/{path.parent.name}/{path.name} {size}\n".encode())
+    for word, path in files:
+        content = file_sha256(path) if path.is_file() else "absent"
+        digest.update(f"{word}/{path.parent.name}/{path.name} {content}\n".encode())
     return digest.hexdigest()

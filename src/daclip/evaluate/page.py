@@ -39,7 +39,7 @@ def page(
         facts: lines that say where the figures are from.
         tables: each under its own title.
         figures: SVG elements by what they show.
-        panels: pictures of some photos; each is shown with a crop of its middle, enlarged.
+        panels: pictures of some photos; each is shown with its busiest part, enlarged.
     """
     parts = [f"<h1>{escape(title)}</h1>", *(f'<p class="facts">{escape(line)}</p>' for line in facts)]
     parts += [_table(table) for table in tables]

@@ -1,11 +1,14 @@
 """Whoever restores, through one interface: our models, spandrel's files, commands, OpenCV, nobody."""
 
 import hashlib
+import re
 import shlex
+import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +17,7 @@ import numpy as np
 from jaxtyping import Float32, UInt, UInt8
 
 from daclip import image, models
-from daclip.errors import ModelError, PhotoError, UsageError, missing_extra
+from daclip.errors import DaclipError, ModelError, PhotoError, UsageError, missing_extra
 from daclip.image import Photo
 from daclip.metrics import Pixels8
 from daclip.restore import Restorer
@@ -88,7 +91,7 @@ def _eight_bit(pixels: UInt[np.ndarray, "h w 3"]) -> Pixels8:
 
 
 def find(name: str, *, device: str = "auto") -> Method:
-    """The peer of a name in CLASSICS, or of a weight file that spandrel reads.
+    """The peer of a name in CLASSICS, or of a weight file that spandrel reads; `NAME=FILE` names it.
 
     Raises UsageError for neither, ModelError for a file that cannot be used.
     """
@@ -96,9 +99,18 @@ def find(name: str, *, device: str = "auto") -> Method:
         return _classic(name)
     if Path(name).is_file():
         return _file(Path(name), device=device)
+    own, rest = _own_name(name)
+    if own is not None:
+        return replace(find(rest, device=device), name=own)
     near = get_close_matches(name, CLASSICS, n=1)
     meant = f'did you mean "{near[0]}"? ' if near else ""
     raise UsageError(f'no peer "{name}"', hint=f"{meant}a weight file, or one of {', '.join(CLASSICS)}")
+
+
+def _own_name(text: str) -> tuple[str | None, str]:
+    """The name before `=` that a peer is given, None without one, and the rest."""
+    found = re.match(r"([\w.+-]+)=(.+)", text, flags=re.DOTALL)
+    return (None, text) if found is None else (found[1], found[2])
 
 
 def _classic(name: str) -> Method:
@@ -111,7 +123,8 @@ def _classic(name: str) -> Method:
         raise missing_extra(error, f"the peer {name}") from error
 
     def restore(photo: Photo, degradation: str) -> Answer:
-        return _answer(function(_pixels(photo), degradation), photo)
+        with _blamed(photo):
+            return _answer(function(_pixels(photo), degradation), photo)
 
     return Method(name=name, weights=f"none, OpenCV {cv2.__version__}", restore=restore)
 
@@ -152,41 +165,57 @@ def _file(path: Path, *, device: str) -> Method:
 
     def restore(photo: Photo, _: str) -> Answer:
         mu = photo.crop(0, 0, photo.height, photo.width).transpose(2, 0, 1)[None]
-        with torch.inference_mode():
+        with _blamed(photo), torch.inference_mode():
             clean: Any = network(torch.from_numpy(np.ascontiguousarray(mu)).to(place))
-        return _answer(_rounded(clean[0].float().cpu().numpy().transpose(1, 2, 0)), photo)
+            return _answer(_rounded(clean[0].float().cpu().numpy().transpose(1, 2, 0)), photo)
 
     weights = f"{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}, spandrel {network.architecture.name}"
     return Method(name=path.stem, weights=weights, restore=restore)
+
+
+@contextmanager
+def _blamed(photo: Photo) -> Generator[None]:
+    """What goes wrong inside is an error of this photo; the others go on."""
+    try:
+        yield
+    except DaclipError:
+        raise
+    except Exception as error:  # other people's code has no common base for what it can raise
+        said = " ".join(str(error).split()) or "without a word"
+        raise PhotoError("model", photo.path, f"{type(error).__name__} ({said})") from error
 
 
 def _rounded(pixels: Float32[np.ndarray, "h w 3"]) -> Pixels8:
     return np.rint(pixels.clip(0, 1) * 255).astype(np.uint8)
 
 
-def command(text: str) -> Method:
-    """Any program as a method: `tool {in} {out}`, run without a shell on PNG files.
+def command(text: str, *, timeout: float = 600.0) -> Method:
+    """Any program as a method: `tool {in} {out}`, run without a shell on PNG files; `NAME=tool ...` names it.
 
-    Raises UsageError without both places; while it runs, PhotoError when the program fails or writes nothing.
+    Raises UsageError without both places or program; while it runs, PhotoError when the program fails, takes
+    more than `timeout` seconds or writes nothing.
     """
+    name, line = _own_name(text)
     try:
-        words = shlex.split(text)
+        words = shlex.split(line)
     except ValueError as error:
         raise UsageError(f'--command "{text}": {error}') from error
     if not words or any(not any(place in word for word in words) for place in ("{in}", "{out}")):
         raise UsageError(f'--command "{text}" lacks {{in}} or {{out}}', hint='write "tool {in} {out}"')
+    if shutil.which(words[0]) is None:
+        raise UsageError(f"--command: no program {words[0]}", hint="name it with its folder")
 
     def restore(photo: Photo, _: str) -> Answer:
         with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
             places = {"{in}": Path(folder) / "in.png", "{out}": Path(folder) / "out.png"}
             plain = image.from_array(_pixels(photo))
             image.write(plain, plain.own, places["{in}"])
-            _run([_filled(word, places) for word in words], photo)
+            _run([_filled(word, places) for word in words], photo, timeout)
             if not places["{out}"].is_file():
                 raise PhotoError("model", photo.path, f"{words[0]} wrote no {{out}}", hint="see --command")
             return _answer(_pixels(image.read(places["{out}"])), photo)
 
-    return Method(name=Path(words[0]).name, weights=f"command {shlex.join(words)}", restore=restore)
+    return Method(name=name or Path(words[0]).name, weights=f"command {shlex.join(words)}", restore=restore)
 
 
 def _filled(word: str, places: Mapping[str, Path]) -> str:
@@ -195,11 +224,16 @@ def _filled(word: str, places: Mapping[str, Path]) -> str:
     return word
 
 
-def _run(words: list[str], photo: Photo) -> None:
+def _run(words: list[str], photo: Photo, timeout: float) -> None:
     try:
-        done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
+        done = subprocess.run(
+            words, capture_output=True, text=True, errors="replace", check=False, timeout=timeout
+        )
+    except subprocess.TimeoutExpired as error:
+        reason = f"{words[0]} took more than {timeout:g} s and was stopped"
+        raise PhotoError("model", photo.path, reason, hint="--timeout") from error
     except OSError as error:
-        raise UsageError(f"--command: {words[0]} cannot be run ({error.strerror})") from error
+        raise PhotoError("model", photo.path, f"{words[0]} cannot be run ({error.strerror})") from error
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["without a word"])[-1]
         raise PhotoError("model", photo.path, f"{words[0]} ended with {done.returncode}: {said}")

@@ -33,7 +33,7 @@ def of_results(rows: Sequence[Row], classifications: Sequence[Classification]) -
     figures: dict[str, Figure] = {}
     for metric in metrics:
         figures[f"bars-{metric}"] = bars(rows, metric)
-        if len(_degradations(rows)) > 2:
+        if len(_spokes(rows, metric)) > 2:
             figures[f"radar-{metric}"] = radar(rows, metric)
     return figures | {f"words-{_plain(one.name)}": confusion(one) for one in classifications}
 
@@ -45,6 +45,12 @@ def _plain(name: str) -> str:
 def _degradations(rows: Sequence[Row]) -> list[str]:
     names = {row.degradation for row in rows} - {AVERAGE, CLEAN}
     return sorted(names, key=order)
+
+
+def _spokes(rows: Sequence[Row], metric: str) -> list[str]:
+    """The degradations on which somebody's metric was measured."""
+    known = {row.degradation for row in rows if row.after.get(metric) is not None}
+    return [name for name in _degradations(rows) if name in known]
 
 
 def _by_method(rows: Sequence[Row], metric: str) -> dict[str, list[float]]:
@@ -82,20 +88,25 @@ def bars(rows: Sequence[Row], metric: str) -> Figure:
 
 
 def radar(rows: Sequence[Row], metric: str) -> Figure:
-    """The methods around a circle of degradations; outside is better, each spoke scaled by itself."""
-    names, series = _degradations(rows), _by_method(rows, metric)
-    values = np.array(list(series.values()), np.float64)
-    known = np.where(np.isnan(values), np.nanmean(values, axis=0), values)
-    low, high = known.min(axis=0), known.max(axis=0)
-    part = (known - low) / np.where(high > low, high - low, 1)
+    """The methods around a circle of degradations; outside is better, each spoke scaled by itself.
+
+    A method's line has a gap where it was not measured; where nobody was, there is no spoke.
+    """
+    names, everybody = _spokes(rows, metric), _degradations(rows)
+    series = _by_method(rows, metric)
+    values = np.array(list(series.values()), np.float64)[:, [everybody.index(name) for name in names]]
+    low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+    part = (values - low) / np.where(high > low, high - low, 1)
     part = 1 - part if metric in _LOWER_IS_BETTER else part
     figure = Figure(figsize=(5.2, 4.6), layout="constrained")
     axes: Any = figure.add_subplot(projection="polar")
     angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
     for place, (method, line) in enumerate(zip(series, part, strict=True)):
         around = [*(0.15 + 0.85 * line), 0.15 + 0.85 * line[0]]
-        axes.plot([*angles, angles[0]], around, label=method, color=_colour(place))
-        axes.fill([*angles, angles[0]], around, color=_colour(place), alpha=0.08)
+        # the dot shows a figure between two gaps
+        axes.plot([*angles, angles[0]], around, ".-", label=method, color=_colour(place))
+        if not np.isnan(line).any():
+            axes.fill([*angles, angles[0]], around, color=_colour(place), alpha=0.08)
     best = low if metric in _LOWER_IS_BETTER else high
     axes.set_xticks(
         angles, [f"{name}\n{value:.3g}" for name, value in zip(names, best, strict=True)], fontsize=7

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from daclip.errors import UsageError
-from daclip.evaluate.tables import AVERAGE, IDENTITY, Row, Table, number
+from daclip.evaluate.tables import AVERAGE, IDENTITY, Row, Table, between, number
 from daclip.vocabulary import DEGRADATIONS
 
 PROTOCOL = "rgb-crop4"
@@ -28,12 +28,13 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class PaperTable:
-    """One table of the paper: what it is of, the degradation it tests (None: all ten), its lines."""
+    """One table of the paper: its data, the degradation it tests (None: all ten), its lines, what to know."""
 
     number: str
     data: str
     degradation: str | None
     lines: tuple[Published, ...]
+    notes: tuple[str, ...] = ()
 
 
 TABLES: dict[str, PaperTable] = {
@@ -63,6 +64,10 @@ TABLES: dict[str, PaperTable] = {
             Published("MAXIM", 30.81, 0.903, 0.133, 58.72),
             Published("IR-SDE", 31.65, 0.904, 0.047, 18.64),
             Published("DA-CLIP", 33.91, 0.926, 0.031, 11.79),
+        ),
+        notes=(
+            "PSNR and SSIM of the others are those usually printed, of the Y channel; "
+            "whether the paper's own are of RGB, as measured here, is not verified",
         ),
     ),
     "lol": PaperTable(
@@ -123,32 +128,56 @@ def beside(name: str, rows: Sequence[Row]) -> Table:
     measured = [row for row in rows if row.degradation == wanted and row.after]
     if not measured:
         raise UsageError(f"nothing measured on {wanted} photos", hint=f"{paper.number} needs them")
+    known = [metric for metric in _METRICS if any(row.intervals.get(metric) for row in measured)]
     printed = [
-        (f"{line.method}", "published", "-", *_cells(line.psnr, line.ssim, line.lpips, line.fid))
+        (
+            line.method,
+            "published",
+            "-",
+            *_cells(line.psnr, line.ssim, line.lpips, line.fid),
+            *("-" for _ in known),
+        )
         for line in paper.lines
     ]
     own = [
-        (row.method, "measured", str(row.scored), *_cells(*(row.after.get(key) for key in _METRICS)))
+        (
+            *(row.method, "measured", str(row.scored), *_cells(*(row.after.get(key) for key in _METRICS))),
+            *(between(row.intervals.get(metric), _DIGITS[metric]) for metric in known),
+        )
         for row in measured
     ]
     return Table(
         title=f"{paper.number}: {paper.data}",
-        head=("method", "source", "photos", *(metric.upper() for metric in _METRICS)),
+        head=(
+            *("method", "source", "photos", *(metric.upper() for metric in _METRICS)),
+            *(f"{metric.upper()} 95 %" for metric in known),
+        ),
         lines=(*printed, *own),
         strong=frozenset(range(len(printed), len(printed) + len(own))),
         notes=_notes(paper, rows),
     )
 
 
-_METRICS = ("psnr", "ssim", "lpips", "fid")
+_DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3, "fid": 2}
+"""As the paper prints them."""
+
+_METRICS = tuple(_DIGITS)
 
 
 def _cells(psnr: float | None, ssim: float | None, lpips: float | None, fid: float | None) -> tuple[str, ...]:
-    return (number(psnr, 2), number(ssim, 3), number(lpips, 3), number(fid, 2))
+    return tuple(
+        number(value, digits)
+        for value, digits in zip((psnr, ssim, lpips, fid), _DIGITS.values(), strict=True)
+    )
 
 
 def _notes(paper: PaperTable, rows: Sequence[Row]) -> tuple[str, ...]:
-    notes = [f"published rows are as printed, of {paper.data}; measured rows are of the data named above"]
+    notes = [
+        f"published rows are as printed, of {paper.data}; measured rows are of the data named above",
+        *paper.notes,
+        "measured LPIPS is of 8-bit photos, that of the published code of the unrounded output; "
+        "the tool and size of the published FID are unknown",
+    ]
     if paper.degradation is None:
         methods = dict.fromkeys(row.method for row in rows if row.method != IDENTITY)
         for method in methods:

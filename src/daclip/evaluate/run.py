@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -30,12 +31,13 @@ class Plan:
 
     Args:
         models: names or folders of our models.
-        peers: names or weight files, see `peers.find`.
+        peers: names or weight files, with a name of one's own or not, see `peers.find`.
         commands: see `peers.command`.
         data: folder of pairs, or of photos without truth. Either this or `photos`.
         photos: folder of clean photos, degraded on the fly by `settings`, `severity` and `seed`.
         only: degradations, all where empty.
         limit: photos of each degradation.
+        timeout: seconds that a command may take for a photo.
         task: `named` tells the models the degradation.
         sampler, steps: of diffusion models.
     """
@@ -43,6 +45,7 @@ class Plan:
     models: tuple[str, ...] = ("compact",)
     peers: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
+    timeout: float = 600.0
     data: str | None = None
     photos: str | None = None
     only: tuple[str, ...] = ()
@@ -99,12 +102,15 @@ class Plan:
                 )
             )
         found += [peers.find(name, device=self.device) for name in self.peers]
-        found += [peers.command(text) for text in self.commands]
+        found += [peers.command(text, timeout=self.timeout) for text in self.commands]
         names = [method.name for method in found]
         if doubles := sorted(
             {name for name in names if names.count(name) > 1} | {"input", "truth"} & set(names)
         ):
-            raise UsageError(f'two methods would be called "{doubles[0]}"', hint="rename a file or folder")
+            raise UsageError(
+                f'two methods would be called "{doubles[0]}"',
+                hint="write NAME=FILE, NAME=TOOL ..., or rename a folder",
+            )
         if not found:
             raise UsageError("nobody to measure", hint="name a --model, a --peer or a --command")
         return found
@@ -117,8 +123,10 @@ class Plan:
     def decisive(self) -> dict[str, Any]:
         """What may not differ when a run is gone on with; photos and methods may be added."""
         values = asdict(self)
-        for name in ("models", "peers", "commands", "only", "limit", "metric_weights", "device"):
+        for name in ("models", "peers", "commands", "timeout", "only", "limit", "device"):
             del values[name]
+        # of the metrics those that could be loaded decide, see Ledger
+        del values["metrics"], values["metric_weights"]
         return values
 
 
@@ -128,12 +136,20 @@ class Findings:
 
     Args:
         features: by name of the picture (input, truth, a method) and of the photo.
-        peak_mb: the most memory one of the processes has held.
     """
 
     measurements: list[Measurement] = field(default_factory=list)
     features: dict[tuple[str, str], Float32[np.ndarray, "d"]] = field(default_factory=dict)
-    peak_mb: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """What all measurements took, added over processes and calls."""
+        return sum(one.seconds_in_all for one in self.measurements)
+
+    @property
+    def peak_mb(self) -> int:
+        """The most memory one of the processes has held."""
+        return max((one.peak_mb for one in self.measurements), default=0)
 
 
 class Ledger:
@@ -142,25 +158,26 @@ class Ledger:
     `settings.json`, `measurements.jsonl`, `features/<photo>.npz` and `photos/<method>/<photo>.png`.
     """
 
-    def __init__(self, folder: Path, plan: Plan, weights: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, plan: Plan, metrics: Metrics, weights: Mapping[str, str]) -> None:
         self.folder = folder
         self._lines = folder / "measurements.jsonl"
-        self._settle(plan, weights)
+        decisive = plan.decisive() | {"metrics": metrics.names, "daclip": version("daclip")}
+        decisive |= {f"weights of {name}": sha for name, sha in metrics.weights.items()}
+        self._settle(json.loads(json.dumps(decisive)), weights)
 
-    def _settle(self, plan: Plan, weights: Mapping[str, str]) -> None:
+    def _settle(self, wanted: Mapping[str, Any], weights: Mapping[str, str]) -> None:
         """Write the settings, or refuse a folder that has others."""
         path = self.folder / "settings.json"
-        wanted: dict[str, Any] = json.loads(json.dumps(plan.decisive()))
         stored = self._stored(path)
         if stored is not None:
             known: dict[str, str] = stored.pop("weights", {})
-            differing = [name for name in wanted if stored.get(name) != wanted[name]]
-            differing += [
-                f"weights of {name}" for name in weights if known.get(name, weights[name]) != weights[name]
-            ]
+            pairs = {name: (stored.get(name), value) for name, value in wanted.items()}
+            pairs |= {f"weights of {name}": (known.get(name, sha), sha) for name, sha in weights.items()}
+            differing = [(name, *both) for name, both in pairs.items() if both[0] != both[1]]
             if differing:
+                name, before, now = differing[0]
                 raise UsageError(
-                    f"{self.folder} was measured with another {differing[0]}",
+                    f"{self.folder} was measured with another {name} ({_told(before)}, now {_told(now)})",
                     hint="name another --output, or the same settings",
                 )
             weights = {**known, **weights}
@@ -257,6 +274,10 @@ def _numbers(figures: Mapping[str, float | None]) -> dict[str, float]:
     return {name: np.inf if value is None else value for name, value in figures.items()}
 
 
+def _told(value: Any) -> str:
+    return ", ".join(map(str, cast("list[Any]", value))) if isinstance(value, list) else str(value)
+
+
 def _write_whole(path: Path, text: str) -> None:
     unfinished = path.with_name(f"{path.name}.part")
     unfinished.write_text(text, encoding="utf-8")
@@ -282,25 +303,25 @@ class Run:
         plan: what to measure.
         folder: see Ledger.
         workers: processes; each computes with one thread where there are several.
-        keep: keep the pictures of every photo, and not only of the first of each degradation.
+        keep: keep the pictures of every photo, and not only of those without truth and of the first of each
+            degradation.
     """
 
     def __init__(self, plan: Plan, folder: Path, *, workers: int = 1, keep: bool = False) -> None:
-        self.plan, self.folder, self.workers, self.is_kept = plan, folder, workers, keep
+        self.plan, self.folder, self.workers = plan, folder, workers
         self.cases = plan.cases()
         self.metrics, self.left_out = plan.load_metrics()
         self.methods = plan.methods(threads=1 if workers > 1 else 0)
         self.weights = {method.name: method.weights for method in self.methods}
-        self._ledger = Ledger(folder, plan, self.weights)
+        self._ledger = Ledger(folder, plan, self.metrics, self.weights)
         self._names = [method.name for method in self.methods]
         self.findings = self._ledger.read(self.cases)
         self.findings.measurements = [one for one in self.findings.measurements if one.method in self._names]
-        self.shown = first_of_each(self.cases)
         self.tasks = self._tasks(keep)
 
     def _tasks(self, keep: bool) -> list[Task]:
         done = {(one.photo, one.method) for one in self.findings.measurements}
-        shown = {case.name for case in self.shown}
+        shown = {case.name for case in first_of_each(self.cases)}
         tasks: list[Task] = []
         for case in self.cases:
             missing = tuple(name for name in self._names if (case.name, name) not in done)
@@ -312,8 +333,7 @@ class Run:
 
     def carry_out(self) -> Iterator[tuple[Case, float, DaclipError | None]]:
         """Measure what is missing; each case as it is done, with its megapixels and its error or None."""
-        for task, outcome, peak_mb in self._outcomes():
-            self.findings.peak_mb = max(self.findings.peak_mb, peak_mb)
+        for task, outcome in self._outcomes():
             if isinstance(outcome, DaclipError):
                 yield task.case, 0.0, outcome
                 continue
@@ -321,12 +341,24 @@ class Run:
             self.findings.measurements += outcome.measurements
             self.findings.features |= {(name, task.case.name): row for name, row in outcome.features.items()}
             height, width, _ = outcome.pictures["input"].shape
-            yield task.case, height * width / 1e6, None
+            yield task.case, height * width / 1e6, outcome.error
 
-    def _outcomes(self) -> Iterator[tuple[Task, Outcome, int]]:
+    def shown(self) -> list[Case]:
+        """The first measured case of each degradation; pictures of it that were not kept are made again."""
+        measured = {one.photo for one in self.findings.measurements}
+        cases = first_of_each([case for case in self.cases if case.name in measured])
+        for case in cases:
+            missing = tuple(
+                name for name in self._names if not picture_path(self.folder, name, case.name).is_file()
+            )
+            if missing:
+                _attempt(Task(case=case, methods=missing, keep=True), self.methods, self.metrics, self.folder)
+        return cases
+
+    def _outcomes(self) -> Iterator[tuple[Task, Outcome]]:
         if self.workers == 1 or len(self.tasks) < 2:
             for task in self.tasks:
-                yield task, _attempt(task, self.methods, self.metrics, self.folder), peak_megabytes()
+                yield task, _attempt(task, self.methods, self.metrics, self.folder)
             return
         numbers = {case.name: number for number, case in enumerate(self.cases)}
         pool = ProcessPoolExecutor(
@@ -341,7 +373,7 @@ class Run:
                 for task in self.tasks
             }
             for future in as_completed(given):
-                yield given[future], *future.result()
+                yield given[future], future.result()
         except BrokenProcessPool as error:
             raise DataError(
                 "a worker process died",
@@ -361,16 +393,6 @@ def _attempt(task: Task, methods: Sequence[Method], metrics: Metrics, folder: Pa
     if task.keep and isinstance(outcome, Measured):
         keep_pictures(folder, task.case, outcome.pictures)
     return outcome
-
-
-def peak_megabytes() -> int:
-    """The most memory this process has held, in MB; 0 where the system does not say."""
-    try:
-        from resource import RUSAGE_SELF, getrusage
-    except ImportError:  # Windows
-        return 0
-    unit = 1 if os.uname().sysname == "Darwin" else 1024
-    return getrusage(RUSAGE_SELF).ru_maxrss * unit // 1_000_000
 
 
 # ---- inside a worker process: built once, used for every photo
@@ -405,7 +427,7 @@ def _one_thread() -> None:
         sys.modules["cv2"].setNumThreads(1)
 
 
-def _work(number: int, methods: tuple[str, ...], keep: bool) -> tuple[Outcome, int]:
+def _work(number: int, methods: tuple[str, ...], keep: bool) -> Outcome:
     bench = _bench[0]
     task = Task(case=bench.cases[number], methods=methods, keep=keep)
     outcome = _attempt(task, bench.methods, bench.metrics, bench.folder)
@@ -414,5 +436,6 @@ def _work(number: int, methods: tuple[str, ...], keep: bool) -> tuple[Outcome, i
             measurements=outcome.measurements,
             pictures={"input": outcome.pictures["input"]},
             features=outcome.features,
+            error=outcome.error,
         )
-    return outcome, peak_megabytes()
+    return outcome

@@ -61,10 +61,13 @@ def draw(
 def zoomed(panel: Panel, number: int, *, width: int = 320) -> Picture:
     """One picture of a panel, and under it the busiest quarter of its last picture's width, enlarged.
 
-    The same place in all pictures of the panel; a red frame marks it.
+    The same place in all pictures of the panel, of whatever size each is; a red frame marks it.
     """
-    pixels = panel.pictures[number][1]
-    top, left, height, side = _busiest(panel.pictures[-1][1])
+    pixels, last = panel.pictures[number][1], panel.pictures[-1][1]
+    down, across = pixels.shape[0] / last.shape[0], pixels.shape[1] / last.shape[1]
+    top, left, height, side = _busiest(last)
+    top, left = int(top * down), int(left * across)
+    height, side = max(int(height * down), 1), max(int(side * across), 1)
     below = _scaled(pixels[top : top + height, left : left + side], width / side, kernel="cubic")
     framed = pixels.copy()
     thick = max(2, pixels.shape[1] // 200)

@@ -52,12 +52,16 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Caption:
-    """Where the figures of a table are from: protocol, data and hash, weights by method, command, cost."""
+    """Where figures are from: protocol, data and hash, weights by method and by metric, command, cost.
+
+    The seconds are those of all photos, added over processes and over all calls of a run.
+    """
 
     protocol: str
     data: str
     data_sha256: str
     weights: Mapping[str, str]
+    metric_weights: Mapping[str, str]
     command: str
     version: str
     seconds: float
@@ -65,9 +69,10 @@ class Caption:
 
     def lines(self) -> list[str]:
         """The caption for people."""
-        weights = "; ".join(f"{method} weights {sha}" for method, sha in self.weights.items())
+        facts = [f"protocol {self.protocol}, 8 bits", f"data {self.data} (sha256 {self.data_sha256[:12]})"]
+        hashes = {**self.weights, **self.metric_weights}
         return [
-            f"protocol {self.protocol}, 8 bits; data {self.data} (sha256 {self.data_sha256[:12]}); {weights}",
+            "; ".join([*facts, *(f"{name} weights {sha}" for name, sha in hashes.items())]),
             f"95 % intervals: bootstrap over photos; daclip {self.version}; {self.seconds:.0f} s in all, "
             f"peak {self.peak_mb} MB",
             f"made by: {self.command}",
@@ -277,7 +282,7 @@ def _cells(row: Row, metrics: Sequence[str]) -> dict[str, str]:
         digits = _DIGITS.get(metric, 4)
         cells[f"{metric.upper()} in"] = number(row.before.get(metric), digits)
         cells[metric.upper()] = number(row.after.get(metric), digits)
-        cells[f"{metric.upper()} 95 %"] = _between(row.intervals.get(metric), digits)
+        cells[f"{metric.upper()} 95 %"] = between(row.intervals.get(metric), digits)
         if metric == "psnr":
             cells["gain"] = "-" if row.gain is None else f"{row.gain:+.2f}"
     cells["named"] = share(row.named)
@@ -296,7 +301,8 @@ def share(value: float | None) -> str:
     return "-" if value is None else f"{value:.0%}"
 
 
-def _between(interval: Interval | None, digits: int) -> str:
+def between(interval: Interval | None, digits: int) -> str:
+    """An interval, or a dash."""
     return "-" if interval is None else f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
 
 
@@ -414,6 +420,7 @@ def _flat(row: Row, caption: Caption, metrics: Sequence[str]) -> dict[str, objec
         "data": caption.data,
         "data_sha256": caption.data_sha256,
         "weights": caption.weights.get(row.method),
+        "metric_weights": "; ".join(f"{name} {sha}" for name, sha in caption.metric_weights.items()),
         "command": caption.command,
         "seconds_in_all": caption.seconds,
         "peak_mb": caption.peak_mb,

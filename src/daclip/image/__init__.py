@@ -3,7 +3,7 @@
 Pixels stay in the photo's own depth; networks see crops as float32 sRGB in [0, 1].
 """
 
-from daclip.image.find import find_photos
+from daclip.image.find import find_photos, is_photo
 from daclip.image.photo import Photo, finish, from_array, from_pil, to_array, to_pil
 from daclip.image.read import DEFAULT_LIMITS, Limits, read
 from daclip.image.resize import centre_offset, shortest_side, window
@@ -33,6 +33,7 @@ __all__ = [
     "finish",
     "from_array",
     "from_pil",
+    "is_photo",
     "new_file",
     "output_format",
     "output_path",

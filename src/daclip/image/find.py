@@ -45,15 +45,18 @@ def _in_folder(folder: Path, *, recursive: bool, seen: set[object]) -> Iterator[
         return
     visible = [entry for entry in entries if not entry.name.startswith(".")]
     folders = [entry for entry in visible if entry.is_dir()]
-    yield from (entry for entry in visible if entry not in folders and _is_photo(entry))
+    yield from (
+        entry
+        for entry in visible
+        if entry not in folders and ".restored." not in entry.name and is_photo(entry)
+    )
     if recursive:
         for inner in folders:
             yield from _in_folder(inner, recursive=True, seen=seen)
 
 
-def _is_photo(path: Path) -> bool:
-    if ".restored." in path.name:
-        return False
+def is_photo(path: Path) -> bool:
+    """Whether a file is a picture by its name, or by its first bytes."""
     if path.suffix.lower() in sniff.READABLE_SUFFIXES or path.suffix.lower() in sniff.RAW_SUFFIXES:
         return True
     try:
