@@ -1085,23 +1085,6 @@ def test_each_preset_takes_two_steps_at_toy_size(
     assert models.find(tmp_path / "model", offline=True).config.kind
 
 
-@pytest.mark.slow
-def test_a_compiled_network_trains_as_it_is(photos: Path, encoder: Path, tmp_path: Path) -> None:
-    run = restorer_run(photos, encoder, steps=2, late_patch=16)
-    carry_out(run, tmp_path / "plain")
-    (tmp_path / "compiled").mkdir()
-    train._write_run(replace(run, loop=replace(run.loop, compile=True)), tmp_path / "compiled")
-    # in a process of its own: the checks of shapes under test cannot be compiled
-    command = [sys.executable, "-m", "daclip", "train", "--resume", str(tmp_path / "compiled"), "-q"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    plain, compiled = (
-        [min(each) for each in losses(tmp_path / name).values()] for name in ("plain", "compiled")
-    )
-    assert compiled == pytest.approx(plain, abs=1e-4)
-    torch.testing.assert_close(flat(tmp_path / "compiled"), flat(tmp_path / "plain"), atol=4e-3, rtol=0)
-
-
 def test_a_restorer_can_start_from_a_finished_one(photos: Path, encoder: Path, tmp_path: Path) -> None:
     carry_out(restorer_run(photos, encoder), tmp_path / "first")
     run = restorer_run(photos, encoder, start=str(tmp_path / "first"))
