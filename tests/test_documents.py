@@ -37,8 +37,11 @@ def shell_lines(path: Path) -> list[list[str]]:
     return [words for words in lines if words[:1] == ["daclip"]]
 
 
-@pytest.mark.parametrize("words", shell_lines(ROOT / "README.md"), ids=" ".join)
-def test_every_flag_in_a_command_of_the_readme_exists(words: list[str]) -> None:
+COMMANDS_SHOWN = [*shell_lines(ROOT / "README.md"), *shell_lines(ROOT / "docs" / "peers.md")]
+
+
+@pytest.mark.parametrize("words", COMMANDS_SHOWN, ids=" ".join)
+def test_every_flag_in_a_command_of_readme_and_peers_exists(words: list[str]) -> None:
     module = __import__(f"daclip.cli.{words[1]}", fromlist=["command"])
     assert words[1] in COMMANDS
     command: click.Command = module.command

@@ -159,3 +159,33 @@ def test_a_file_that_enlarges_or_is_unknown_is_refused(tmp_path: Path) -> None:
     torch.save({"params": {"a.weight": torch.zeros(3)}}, tmp_path / "odd.pth")
     with pytest.raises(ModelError, match="no network that spandrel reads"):
         peers.find(str(tmp_path / "odd.pth"))
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_further_networks_are_registered_where_their_package_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    torch.save({"params": {"odd.weight": torch.zeros(3)}}, tmp_path / "odd.pth")
+    with pytest.raises(ModelError, match="need `pip install spandrel_extra_arches`"):
+        peers.find(str(tmp_path / "odd.pth"))
+    # a stub with the interface of the package; its network is spandrel's NAFNet under another sign
+    stub = "import spandrel\nfrom spandrel.architectures.NAFNet import NAFNet, NAFNetArch\n"
+    stub += "class OddArch(NAFNetArch):\n"
+    stub += "    def __init__(self):\n"
+    stub += (
+        "        spandrel.Architecture.__init__(self, id='Odd', detect=lambda state: 'odd.weight' in state)\n"
+    )
+    stub += "    def load(self, state):\n"
+    stub += "        net = NAFNet(width=4, middle_blk_num=1, enc_blk_nums=[1], dec_blk_nums=[1])\n"
+    stub += "        return super().load(net.state_dict())\n"
+    stub += "def install(*, ignore_duplicates=False):\n"
+    stub += "    odd = spandrel.ArchSupport.from_architecture(OddArch())\n"
+    stub += "    return spandrel.MAIN_REGISTRY.add(odd, ignore_duplicates=ignore_duplicates)\n"
+    (tmp_path / "spandrel_extra_arches.py").write_text(stub)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert peers.find(str(tmp_path / "odd.pth")).weights.endswith("spandrel Odd")
+    assert peers.find(str(tmp_path / "odd.pth")), "registered once, found twice"
+    del sys.modules["spandrel_extra_arches"]

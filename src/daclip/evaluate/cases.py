@@ -36,9 +36,8 @@ class Case:
 def pairs(root: Path, *, only: Sequence[str] = (), limit: int | None = None) -> list[Case]:
     """The cases of the published layout `root/<degradation>/{LQ,GT}/<name>.*`; suffixes may differ.
 
-    Without a folder GT, and for photos that lie in `root` itself, there is no truth: such photos are restored
-    and not scored. A photo that lacks its own truth beside others raises when it is read. `limit` is for each
-    degradation. Raises DataError when nothing is found.
+    A photo without its truth in GT, or that lies in `root` itself, is restored and not scored. `limit` is for
+    each degradation. Raises DataError when nothing is found.
     """
     folders = sorted(path.parent for path in root.glob("*/LQ") if path.is_dir())
     if only and (absent := sorted(set(only) - {folder.name for folder in folders})):
@@ -48,11 +47,9 @@ def pairs(root: Path, *, only: Sequence[str] = (), limit: int | None = None) -> 
         if only and folder.name not in only:
             continue
         truths = {path.stem: path for path in _in_folder(folder / "GT")}
-        degraded = image.find_photos([folder / "LQ"])[:limit]
-        has_truths = (folder / "GT").is_dir()
         cases += [
-            _pair(folder, path, truths.get(path.stem)) if has_truths else _single(folder.name, path)
-            for path in degraded
+            _pair(folder, path, truths[path.stem]) if path.stem in truths else _single(folder.name, path)
+            for path in image.find_photos([folder / "LQ"])[:limit]
         ]
     if not folders and root.is_dir():
         cases = [_single(UNKNOWN, path) for path in image.find_photos([root])[:limit]]
@@ -67,10 +64,8 @@ def _in_folder(folder: Path) -> list[Path]:
     return image.find_photos([folder]) if folder.is_dir() else []
 
 
-def _pair(folder: Path, degraded: Path, truth: Path | None) -> Case:
+def _pair(folder: Path, degraded: Path, truth: Path) -> Case:
     def read() -> tuple[Photo, Pixels8]:
-        if truth is None:
-            raise DataError(f"no photo {degraded.stem}.* in {folder / 'GT'}", hint="a truth is needed")
         photo, clean = image.read(degraded), image.read(truth)
         pixels = clean.crop_8bit(0, 0, clean.height, clean.width)
         if (photo.height, photo.width) != pixels.shape[:2]:
@@ -80,13 +75,19 @@ def _pair(folder: Path, degraded: Path, truth: Path | None) -> Case:
             )
         return photo, pixels
 
-    files = (degraded,) if truth is None else (degraded, truth)
-    return Case(degradation=folder.name, name=f"{folder.name}/LQ/{degraded.name}", files=files, read=read)
+    name = f"{folder.name}/LQ/{degraded.name}"
+    return Case(degradation=folder.name, name=name, files=(degraded, truth), read=read)
 
 
 def _single(degradation: str, path: Path) -> Case:
     name = f"{degradation}/{path.name}"
     return Case(degradation=degradation, name=name, files=(path,), read=lambda: (image.read(path), None))
+
+
+def lonely(cases: Sequence[Case]) -> list[str]:
+    """The names of photos that lack their truth beside others of their degradation that have one."""
+    has_truths = {case.degradation for case in cases if len(case.files) > 1}
+    return [case.name for case in cases if case.degradation in has_truths and len(case.files) == 1]
 
 
 def file_sha256(path: Path) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -146,12 +148,15 @@ def _file(path: Path, *, device: str) -> Method:
         from daclip import official
     except ModuleNotFoundError as error:
         raise missing_extra(error, f"the peer {path.name}") from error
+    if find_spec("spandrel_extra_arches") is not None:  # networks whose licences forbid some uses
+        import_module("spandrel_extra_arches").install(ignore_duplicates=True)
     try:
         network = spandrel.ModelLoader("cpu").load_from_state_dict(official.read_state(path))
     except (spandrel.UnsupportedModelError, RuntimeError, KeyError) as error:
         raise ModelError(
             f"{path}: no network that spandrel reads",
-            hint="give a DA-CLIP or IR-SDE to --model, another program to --command",
+            hint="give a DA-CLIP or IR-SDE to --model, another program to --command; "
+            "MPRNet, MIRNet-v2 and others need `pip install spandrel_extra_arches`",
         ) from error
     if not isinstance(network, spandrel.ImageModelDescriptor):
         raise ModelError(f"{path}: {network.architecture.name} wants a mask too", hint="use --command")

@@ -18,7 +18,7 @@ from jaxtyping import Float32
 from daclip import image
 from daclip.errors import DaclipError, DataError, UsageError
 from daclip.evaluate import peers
-from daclip.evaluate.cases import Case, data_sha256, pairs
+from daclip.evaluate.cases import Case, data_sha256, lonely, pairs
 from daclip.evaluate.measure import Measured, Measurement, Metrics, Outcome, attempt, load_metrics
 from daclip.evaluate.peers import Method
 from daclip.metrics import Pixels8
@@ -311,6 +311,8 @@ class Run:
         self.plan, self.folder, self.workers = plan, folder, workers
         self.cases = plan.cases()
         self.metrics, self.left_out = plan.load_metrics()
+        if names := lonely(self.cases):
+            self.left_out.append(f"no truth, so restored and not scored: {', '.join(names)}")
         self.methods = plan.methods(threads=1 if workers > 1 else 0)
         self.weights = {method.name: method.weights for method in self.methods}
         self._ledger = Ledger(folder, plan, self.metrics, self.weights)
