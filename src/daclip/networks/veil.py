@@ -97,7 +97,7 @@ def without_veil(
         F.interpolate(_mean(each), scale_factor=float(_REDUCED), mode="bilinear")[..., :height, :width]
         for each in (slope, offset)
     )
-    return white + (mu - white) / torch.addcmul(offset, slope, grey).clamp(_LEAST, 1)
+    return white + (mu - white) / torch.addcmul(offset, slope, grey).clamp(_LEAST, 1.0)
 
 
 def _padded(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i j"]:
