@@ -32,6 +32,8 @@ from daclip.train.backbone import read_captions, retrieval
 from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes
 from daclip.train.contrast import attainable_floor, contrastive
 from daclip.train.controller import WORDS, ControllerJob
+from daclip.train.described import described_job
+from daclip.train.estimate import _peaks
 from daclip.train.optim import Lion, cosine, weight_groups
 from daclip.train.presets import KINDS, PRESETS, preset, read_run
 from daclip.train.restorer import OBJECTIVES, Context, RestorerJob, psnr
@@ -917,6 +919,41 @@ def test_the_memory_a_run_is_said_to_need_is_what_it_takes(photos: Path, tmp_pat
     assert done.returncode == 0, done.stderr
     said, took = map(int, done.stdout.split())
     assert said == pytest.approx(took, rel=0.2)
+
+
+def test_an_estimate_counts_photos_and_the_share_of_each_process(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def memory(**changes: Any) -> int:
+        return train.estimate(restorer_run("no photos", encoder, batch=64, **changes)).memory_bytes
+
+    plain = memory()
+    assert memory(cache_mb=1256) - plain == pytest.approx(1e9, rel=0.1)
+    assert memory(validate_regions=100_004) - plain == pytest.approx(100_000 * 2 * 3 * 32**2, rel=0.2)
+    assert memory(workers=2) - plain > 2 * 4 * 32 * 2 * 3 * 32**2
+    overrides = ["encoder=compact-encoder", "batch=64", "device=cpu", "precision=fp32"]
+    for processes, rank in ((4, 0), (4, 1)):
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+        monkeypatch.setenv("RANK", str(rank))
+        assert cli.run(["train", "compact-tiny", *overrides, "--dry-run"]) == 0
+        said = capsys.readouterr().err
+        assert ("parameters learn" in said) == (rank == 0)  # the first says it for all
+        assert (f"in each of {processes} processes" in said) == (rank == 0)
+
+
+def test_weights_cast_to_bfloat16_are_counted_once_and_not_with_each_region(encoder: Path) -> None:
+    network = {**NETWORK, "width": 64}
+    run = restorer_run("", encoder, network=network, patch=8, precision="bf16")
+
+    def peak(regions: int) -> int:
+        with torch.device("meta"):
+            job = described_job(run)
+        return _peaks(job, regions)[0]
+
+    one, two, three = map(peak, (1, 2, 3))
+    assert three - two == pytest.approx(two - one, rel=0.1)
+    weights = sum(weight.numel() for weight in checkpoints.build_network(network).parameters())
+    assert one - (two - one) > 2 * weights
 
 
 # ---- the backbone

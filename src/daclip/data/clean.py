@@ -53,7 +53,7 @@ class CleanPhotos:
     shrink_share: float = 0.3
     grey_share: float = 0.0
     tone_share: float = 0.0
-    cache_bytes: int = 2 << 30
+    cache_bytes: int = 256 << 20
 
     def draw(self, index: int) -> Sample:
         """The sample of an index: photo, cut, flips and degradation all follow from (seed, index)."""

@@ -257,6 +257,13 @@ def _tracker(
 # ---- data
 
 
+PREFETCHED = 4
+"""Batches that each worker makes ahead."""
+
+VAL_BATCH = 16
+"""Regions of a batch of a validation."""
+
+
 class _Draws(Dataset[tuple[int, Sample]]):
     """A data set as the loader wants it."""
 
@@ -294,7 +301,7 @@ def batches(
         batch_sampler=[[*range(index, index + own)] for index in first],
         num_workers=workers,
         collate_fn=collate,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=PREFETCHED if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
     return iter(loader)

@@ -40,6 +40,7 @@ class Loop:
         device: `auto` is a CUDA device where there is one; in a run of several processes each takes its own.
         compile: the networks, by torch.compile.
         workers: processes that read and degrade photos; their number changes nothing but the speed.
+        cache_mb: megabytes of decoded photos kept in memory, over all workers of a process.
         threads: of the arithmetic; another number gives other last digits.
         validate_every, validate_regions: how often, in steps, and on how many regions.
         save_every, log_every: steps.
@@ -63,6 +64,7 @@ class Loop:
     device: str = "auto"
     compile: bool = False
     workers: int = 1
+    cache_mb: int = 256
     threads: int = 1
     seed: int = 0
     validate_every: int = 500
@@ -633,6 +635,7 @@ def _value(part: Run | Loop, key: str, text: str) -> Any:
 
 _MAY_BE_ZERO = frozenset(
     {
+        "cache_mb",
         "clean_share",
         "clip_norm",
         "content_weight",
