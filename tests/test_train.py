@@ -539,6 +539,39 @@ def test_patches_grow_late_and_a_step_sees_as_many_pixels() -> None:
     assert job._cut(0.5) == (128, 2)
 
 
+@pytest.mark.parametrize("name", ["unet", "drunet", "nafnet", "restormer", "promptir", "airnet"])
+def test_maps_that_are_computed_again_give_the_same_gradients_with_less_memory(
+    encoder: Path, name: str
+) -> None:
+    network = {"name": name, **TOY[name]}
+    if name == "unet":
+        network |= {"context_dim": None}
+    objective = "noise" if name == "unet" else "clean"
+    gradients: list[dict[str, Tensor]] = []
+    memory: list[int] = []
+    for again in (False, True):
+        run = restorer_run(
+            "", encoder, network=network, objective=objective, checkpoint_activations=again, precision="fp32"
+        )
+        torch.manual_seed(0)
+        job = RestorerJob(run, None, checkpoints.build_network(network))
+        loss, _ = job(batch(4), 0.9)
+        loss.backward()
+        gradients.append({n: w.grad for n, w in job.named_parameters() if w.grad is not None})
+        with torch.device("meta"):
+            job = described_job(replace(run, patch=128, late_patch=128, region=128))
+        memory.append(_peaks(job, 16)[0])
+    for key, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][key], gradient, rtol=1e-4, atol=1e-6)
+    assert memory[1] < 0.9 * memory[0]
+
+
+def test_a_network_without_such_parts_cannot_recompute(encoder: Path) -> None:
+    run = restorer_run("", encoder, checkpoint_activations=True)
+    with pytest.raises(UsageError, match="checkpoint_activations: Identity has no parts that can"):
+        RestorerJob(run, None, nn.Identity())
+
+
 # ---- parts of a batch
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from daclip.networks import recompute
 from daclip.networks.conditioning import ContentVector, DegradationPrompt, conditioning_vector
 from daclip.networks.unet import Attention
 
@@ -112,10 +113,12 @@ class NAFBlock(nn.Module):
 class Blocks(nn.ModuleList):
     """NAFBlocks one after another, all given the same conditioning vector and content."""
 
+    checkpoint_activations = False
+
     def forward(self, x: Tensor, embedding: Tensor | None, content: Tensor | None) -> Tensor:
         """The map after all blocks."""
         for block in self:
-            x = block(x, embedding, content)
+            x = recompute.run(block, x, embedding, content, recompute=self.checkpoint_activations)
         return x
 
 

@@ -173,6 +173,8 @@ class RestorerRun:
             that a step sees the same number of pixels.
         patches_per_region: patches cut from one region; `loop.batch` counts patches.
         view: side of what the encoder sees, in pixels.
+        checkpoint_activations: keep fewer maps for the backward pass and compute them again: less memory, a
+            third more time.
         told_share: of photos whose damage the network is told by the texts of its words, not by what the
             encoder saw: so that it understands a person who names the damage.
         clean_share, mixture_share: of untouched photos and of mixtures, where photos are degraded here.
@@ -200,6 +202,7 @@ class RestorerRun:
     late_from: float = 0.7
     patches_per_region: int = 4
     view: int = 160
+    checkpoint_activations: bool = False
     told_share: float = 0.1
     clean_share: float = 0.1
     mixture_share: float = 0.2

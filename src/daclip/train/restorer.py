@@ -13,7 +13,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from daclip import clip, detect, sampling, tiling
 from daclip.detect import ClassTexts
 from daclip.diffusion import IRSDE
-from daclip.networks import airnet
+from daclip.networks import airnet, recompute
 from daclip.networks.airnet import AirNet
 from daclip.networks.drunet import DRUNet
 from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes
@@ -69,6 +69,8 @@ class RestorerJob(nn.Module):
         self.run = run
         self.encoder = None if encoder is None else encoder.requires_grad_(False).eval()
         self.network = channels_last(network)
+        if run.checkpoint_activations:
+            recompute.checkpoint_activations(network)
         self.initial = None if initial is None else channels_last(initial).requires_grad_(False).eval()
         self.texts = texts
         self.mean, self.std = mean, std
