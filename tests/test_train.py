@@ -535,8 +535,20 @@ def test_patches_grow_late_and_a_step_sees_as_many_pixels() -> None:
         Path(), "", patch=64, late_patch=128, late_from=0.5, region=128, batch=16, patches_per_region=8
     )
     job = RestorerJob(run, None, nn.Identity())
-    assert job._cut(0.49) == (64, 8)
-    assert job._cut(0.5) == (128, 2)
+    assert job.cut(0.49) == (64, 8)
+    assert job.cut(0.5) == (128, 2)
+
+
+def test_an_estimate_is_that_of_the_larger_of_early_and_late_patches(encoder: Path) -> None:
+    def memory(**cuts: Any) -> int:
+        run = restorer_run("", encoder, region=256, batch=64, patches_per_region=2, **cuts)
+        return train.estimate(run).memory_bytes
+
+    small, large = memory(patch=32, late_patch=32), memory(patch=256, late_patch=256)
+    assert large - small > 1e8
+    # two patches of 32 become one of 256
+    late = memory(patch=32, late_patch=256)
+    assert (late - small) / (large - small) == pytest.approx(0.5, abs=0.15)
 
 
 @pytest.mark.parametrize("name", ["unet", "drunet", "nafnet", "restormer", "promptir", "airnet"])

@@ -114,13 +114,16 @@ def _peaks(job: ControllerJob | RestorerJob, regions: int) -> tuple[int, int]:
     step, validation = _Peak(job), _Peak(job)
     with mode, torch.autocast("cpu", kind, enabled=kind is not None):
         with step:
-            if isinstance(run, ControllerRun):
-                _answer(job, regions, run.view).backward()
-            else:
-                _answer(job, regions * run.patches_per_region, run.patch).backward()
+            for side, count in _phases(job):
+                _answer(job, regions * count, side).backward()
         with validation, torch.no_grad():
             _answer(job, VAL_BATCH, run.view if isinstance(run, ControllerRun) else run.region)
     return step.bytes, validation.bytes
+
+
+def _phases(job: ControllerJob | RestorerJob) -> set[tuple[int, int]]:
+    """Side of what the network sees, and how many a region gives, early and late in the run."""
+    return {(job.run.view, 1)} if isinstance(job, ControllerJob) else {job.cut(0.0), job.cut(1.0)}
 
 
 def _answer(job: ControllerJob | RestorerJob, count: int, side: int) -> Tensor:

@@ -104,7 +104,7 @@ class RestorerJob(nn.Module):
         degraded, clean = planes(batch.degraded), planes(batch.clean)
         generators = batch.generators(self.run.loop.seed)
         context = self._told(self.context(degraded, generators), batch.names, generators)
-        side, count = self._cut(progress)
+        side, count = self.cut(progress)
         mu, x0 = draw_patches([degraded, clean], side, count=count, generators=generators)
         draws = [each for each in generators for _ in range(count)]
         context = context.repeated(count)
@@ -150,8 +150,8 @@ class RestorerJob(nn.Module):
                 rows[i] = torch.from_numpy(words[0]).to(own)
         return Context(content=context.content, degradation=torch.stack(rows))
 
-    def _cut(self, progress: float) -> tuple[int, int]:
-        """Side of the patches, and how many of a region: later larger and fewer."""
+    def cut(self, progress: float) -> tuple[int, int]:
+        """Side of the patches, and how many of a region: later larger and fewer, about as many pixels."""
         run = self.run
         if progress < run.late_from:
             return run.patch, run.patches_per_region
