@@ -24,6 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from daclip import checkpoints, cli, models, train
+from daclip.detect import Embeddings
 from daclip.errors import DataError, UsageError
 from daclip.networks.conditioning import TONES
 from daclip.networks.nafnet import NAFNet
@@ -255,6 +256,31 @@ def test_validation_says_how_often_each_word_was_right() -> None:
     assert [name for name in singles if figures[name]] == ["accuracy/hazy"]
     assert figures["accuracy"] == pytest.approx(1 / 3)
     assert -1 <= figures["content"] <= 1
+
+
+@pytest.mark.parametrize("content", ["clean", "published"])
+def test_validation_finds_any_caption_of_the_same_words(content: str) -> None:
+    """Content that is the caption's embedding is right each time, though "a dog" is there twice."""
+    job = controller_job(content=content)
+    captions = batch().captions
+    assert sorted(map(str, captions)).count("a dog") == 2
+    texts = job.captions(captions)
+
+    job.model.encode = lambda _: Embeddings(content=3 * texts, degradation=texts)
+    figures, _ = job.validate([batch()], torch.device("cpu"))
+    assert (figures["caption"], figures["caption_r1"]) == pytest.approx((1, 1))
+    assert figures["caption_plain_r1"] < 1
+    bare, _ = controller_job().validate([replace(batch(), captions=[None] * 4)], torch.device("cpu"))
+    assert "caption_r1" not in bare
+    assert 0 <= bare["content_r1"] <= 1
+
+
+def test_content_of_the_clean_photos_is_found_each_time() -> None:
+    job = controller_job()
+    clean = replace(batch(), degraded=batch().clean)
+    figures, _ = job.validate([clean], torch.device("cpu"))
+    assert figures["content_plain"] == pytest.approx(1, abs=1e-5)
+    assert figures["content_plain_r1"] == 1
 
 
 def test_validation_measures_input_and_result_by_degradation() -> None:
