@@ -1097,6 +1097,9 @@ def test_every_loss_of_the_controller_falls(degradation: str, content: str) -> N
         job.after_step()
         found.append(figures["said"] + figures["shown"])
         assert figures["said"] > figures["said_floor"] - 1e-4
+        assert figures["shown"] > figures["shown_floor"] - 1e-4
+        # two of the four captions are equal
+        assert figures["shown_floor"] == pytest.approx(math.log(2) / 2 if content == "published" else 0)
         assert 0 <= job.model.logit_scale.item() <= math.log(100) + 1e-4
     assert found[-1] < found[0] - 0.05
 

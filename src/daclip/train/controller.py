@@ -106,11 +106,11 @@ class ControllerJob(nn.Module):
         embeddings = self.model.encode(degraded)
         truth = self.targets(names)
         content = F.normalize(embeddings.content.float(), dim=-1)
-        shown = CONTENT_LOSSES[self.run.content](self, content, clean, batch.captions)
+        shown, shown_floor = CONTENT_LOSSES[self.run.content](self, content, clean, batch.captions)
         with torch.autocast(truth.device.type, enabled=False):
             found = F.normalize(embeddings.degradation.float(), dim=-1)
             said, floor = DEGRADATION_LOSSES[self.run.degradation](self, found, truth)
-        figures = {"said": said.item(), "said_floor": floor, "shown": shown.item()}
+        figures = {"said": said.item(), "said_floor": floor, "shown": shown.item(), "shown_floor": shown_floor}
         single = torch.tensor([len(parts) <= 1 for parts in names], device=truth.device)
         hits = (self.logits(found).argmax(1) == truth.argmax(1))[single].float()
         if len(hits):  # a small batch may hold mixtures only
@@ -237,7 +237,7 @@ DEGRADATION_LOSSES: dict[str, DegradationLoss] = {
 }
 
 
-# ---- losses of the content embedding
+# ---- losses of the content embedding: loss, and the least it could be
 
 
 Captions = Sequence[str | None]
@@ -245,35 +245,35 @@ Captions = Sequence[str | None]
 
 def _to_clean(
     job: ControllerJob, content: Float[Tensor, "b d"], clean: Float[Tensor, "b 3 s s"], captions: Captions
-) -> Tensor:
+) -> tuple[Tensor, float]:
     """The wild variant, caption-free: L1 to the clean photo's embedding in the plain tower."""
     with torch.no_grad():
         wanted = F.normalize(job.model.encode_plain(clean).float(), dim=-1)
-    return (content - wanted).abs().sum(1).mean() / content.shape[1] ** 0.5
+    return (content - wanted).abs().sum(1).mean() / content.shape[1] ** 0.5, 0.0
 
 
 def _to_captions(
     job: ControllerJob, content: Float[Tensor, "b d"], clean: Float[Tensor, "b 3 s s"], captions: Captions
-) -> Tensor:
-    """Published: contrast with the captions in the batch."""
-    return _contrast(job, content, job.captions(captions), masked=False)[0]
+) -> tuple[Tensor, float]:
+    """Published: contrast with the captions in the batch. Photos with one caption are negatives, too."""
+    return _contrast(job, content, job.captions(captions), masked=False)
 
 
 def _to_other_captions(
     job: ControllerJob, content: Float[Tensor, "b d"], clean: Float[Tensor, "b 3 s s"], captions: Captions
-) -> Tensor:
+) -> tuple[Tensor, float]:
     """The same, but photos with one caption are not each other's negatives."""
-    return _contrast(job, content, job.captions(captions), masked=True)[0]
+    return _contrast(job, content, job.captions(captions), masked=True)
 
 
 def _nothing(
     job: ControllerJob, content: Float[Tensor, "b d"], clean: Float[Tensor, "b 3 s s"], captions: Captions
-) -> Tensor:
+) -> tuple[Tensor, float]:
     """No loss on the content."""
-    return content.sum() * 0
+    return content.sum() * 0, 0.0
 
 
-ContentLoss = Callable[[ControllerJob, Tensor, Tensor, Captions], Tensor]
+ContentLoss = Callable[[ControllerJob, Tensor, Tensor, Captions], tuple[Tensor, float]]
 CONTENT_LOSSES: dict[str, ContentLoss] = {
     "clean": _to_clean,
     "published": _to_captions,
