@@ -13,9 +13,11 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -1012,6 +1014,40 @@ def test_an_estimate_counts_photos_and_the_share_of_each_process(
         assert (f"in each of {processes} processes" in said) == (rank == 0)
 
 
+MILLIONS = {
+    "compact-backbone": 0.43,
+    "compact-controller": 3.84,
+    "controller": 94.94,
+    "wild-controller": 329.16,
+    "universal-ir": 48.98 - 0.93,  # what the folded cross-attention does not read is frozen
+    "wild-ir": 49.47 - 1.08,
+    "ir-sde": 137.15,
+}
+"""Parameters that learn, where the paper or PAPER.md 1.1 and 2.2 tell the number."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_estimated_at_its_real_size_on_a_fresh_machine(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing lies in `runs`, nothing in the hub's cache, and nothing may be fetched."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    run = preset(name)
+    if not isinstance(run, train.BackboneRun):
+        run = replace(run, loop=replace(run.loop, device="cpu"))
+        # a step in earnest would take minutes: on a machine without memory no run fits
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=0))
+    found = train.estimate(run)
+    if name in MILLIONS:
+        assert found.parameters / 1e6 == pytest.approx(MILLIONS[name], abs=0.01)
+    assert found.seconds_per_step is None
+    assert found.memory_bytes > 4 * (found.parameters + found.frozen)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_weights_cast_to_bfloat16_are_counted_once_and_not_with_each_region(encoder: Path) -> None:
     network = {**NETWORK, "width": 64}
     run = restorer_run("", encoder, network=network, patch=8, precision="bf16")
@@ -1170,11 +1206,15 @@ def test_a_dry_run_prints_the_settings_and_touches_nothing(
 ) -> None:
     run = tmp_path / "run"
     assert cli.run(["train", "compact", "steps=7", "--data", "holiday", "-o", str(run), "--dry-run"]) == 0
-    settings = json.loads(capsys.readouterr().out)
+    told = capsys.readouterr()
+    settings = json.loads(told.out)
+    assert "3.94 M parameters learn" in told.err
     assert (settings["preset"], settings["loop"]["steps"], settings["data"]) == ("compact", 7, "holiday")
     assert not run.exists()
     assert cli.run(["train", "compact-backbone", "--data", "my.csv", "--dry-run"]) == 0
-    assert json.loads(capsys.readouterr().out)["captions"] == "my.csv"
+    told = capsys.readouterr()
+    assert json.loads(told.out)["captions"] == "my.csv"
+    assert "0.43 M parameters learn" in told.err
     assert cli.run(["train", "compact", "stepz=7", "--dry-run"]) == 2
     assert 'error: unknown setting "stepz=7"; did you mean "steps"?' in capsys.readouterr().err
 

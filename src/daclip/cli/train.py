@@ -68,9 +68,9 @@ def command(
         run = train.preset(preset, overrides)
     if dry_run:
         terminal.result(json.dumps({"preset": preset or "", **asdict(run)}))
-    if not isinstance(run, train.BackboneRun) and os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") == "0":
         try:
-            terminal.note(train.estimate(run).line(run.loop.steps))
+            terminal.note(train.estimate(run).line())
         except DaclipError as error:
             if not dry_run:
                 raise

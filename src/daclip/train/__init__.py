@@ -111,8 +111,11 @@ def resumed(folder: Path) -> Run:
         ) from error
 
 
-def estimate(run: ControllerRun | RestorerRun) -> Estimate:
-    """Parameters, memory and seconds per step of a run; nothing is loaded, and no data read."""
+def estimate(run: Run) -> Estimate:
+    """Parameters, memory and seconds per step of a run; nothing is fetched, and no photo read.
+
+    A model of an earlier run that is not there yet is taken as its preset describes it.
+    """
     _set_threads(run)
     with torch.random.fork_rng(devices=[]):
         return estimate_run(run)

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from daclip import clip
 from daclip.data import Sample
 from daclip.networks.airnet import AirNet
 from daclip.networks.conditioning import TONES
 from daclip.networks.drunet import DRUNet
+from daclip.train.backbone import FEATURE_BATCH, Captioned, read_captions
 from daclip.train.batch import collate
 from daclip.train.controller import ControllerJob
 from daclip.train.described import described_job
 from daclip.train.loop import PREFETCHED, VAL_BATCH, regions_per_step
-from daclip.train.presets import ControllerRun, RestorerRun
+from daclip.train.presets import BackboneRun, ControllerRun, Run
 from daclip.train.restorer import RestorerJob
 
 _WORKER_BYTES = 60_000_000
@@ -45,6 +48,7 @@ class Estimate:
         memory_bytes: of one training process and the workers that read photos for it, at the peak.
         device_bytes: of its graphics card; None for a run on the CPU.
         processes: that train together.
+        steps: of the run.
         seconds_per_step: of this machine's CPU; None for another device, and for a run that does not fit.
     """
 
@@ -53,9 +57,10 @@ class Estimate:
     memory_bytes: int
     device_bytes: int | None = None
     processes: int = 1
+    steps: int = 0
     seconds_per_step: float | None = None
 
-    def line(self, steps: int) -> str:
+    def line(self) -> str:
         """One line for a person."""
         text = f"{self.parameters / 1e6:.2f} M parameters learn, {self.frozen / 1e6:.2f} M look on;"
         text += f" {self.memory_bytes / 1e9:.1f} GB"
@@ -64,12 +69,14 @@ class Estimate:
         if self.processes > 1:
             text += f", in each of {self.processes} processes"
         if self.seconds_per_step is not None:
-            text += f"; {self.seconds_per_step:.2f} s a step, {self.seconds_per_step * steps / 3600:.1f} h"
+            text += f"; {self.seconds_per_step:.2f} s a step, {self.seconds_per_step * self.steps / 3600:.1f} h"
         return text
 
 
-def estimate_run(run: ControllerRun | RestorerRun) -> Estimate:
+def estimate_run(run: Run) -> Estimate:
     """The estimate of a run, for each of the processes that were started."""
+    if isinstance(run, BackboneRun):
+        return _of_backbone(run)
     with torch.device("meta"):
         job = described_job(run)
     loop = run.loop
@@ -94,8 +101,39 @@ def estimate_run(run: ControllerRun | RestorerRun) -> Estimate:
         memory_bytes=memory,
         device_bytes=None if is_cpu else on_device,
         processes=processes,
+        steps=loop.steps,
         seconds_per_step=_seconds(described_job(run)) * regions if fits else None,
     )
+
+
+def _of_backbone(run: BackboneRun) -> Estimate:
+    """Two projections learn from what the frozen halves make of all photos, which stays in memory.
+
+    Before the caption file is there, its photos are not counted.
+    """
+    model = clip.compact(run.embed_dim, pretrained=False, text=True)
+    tower, text = model.image_tower, model.text_tower
+    assert isinstance(text, clip.MiniLmText)
+    assert isinstance(head := tower.head, clip.MapHead)
+    learning = _size([*head.projection.parameters(), *text.projection.parameters()])
+    every = _size(model.parameters())
+    rows = [row for rows in _captioned(run).values() for row in rows]
+    numbers = sum(
+        head.projection.in_features + len(captions) * text.projection.in_features for _, captions in rows
+    )
+    with (mode := FakeTensorMode(allow_non_fake_inputs=True)):
+        model.image_tower.to_empty(device="cpu")
+    peak = _Peak(model)
+    with mode, peak, torch.no_grad():
+        model.encode_plain(torch.rand(FEATURE_BATCH, 3, clip.COMPACT_SIDE, clip.COMPACT_SIDE))
+    # twice: a list of batches becomes one array; the towers' weights were in memory already
+    memory = psutil.Process().memory_info().rss + peak.bytes + 2 * 4 * numbers + 4 * 3 * learning
+    return Estimate(parameters=learning, frozen=every - learning, memory_bytes=memory)
+
+
+def _captioned(run: BackboneRun) -> dict[str, list[Captioned]]:
+    path = Path(run.captions)
+    return read_captions(path) if path.is_file() else {}
 
 
 def _size(weights: Iterable[nn.Parameter]) -> int:
