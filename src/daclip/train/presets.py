@@ -341,6 +341,35 @@ def compact_tiny() -> RestorerRun:
     )
 
 
+def _tiny(network: dict[str, Any], **changes: Any) -> RestorerRun:
+    """Another network told by DA-CLIP, at the size of a toy."""
+    return replace(compact_tiny(), network={**network, "context_dim": 256, "degradation": True}, **changes)
+
+
+def unet_tiny() -> RestorerRun:
+    """A toy of the conditional U-Net, 0.9 M parameters, which learns the noise without bias."""
+    network = {"name": "unet", "width": 32, "multipliers": [1, 2], "content": True}
+    return _tiny(network, objective="noise", loss="l1")
+
+
+def restormer_tiny() -> RestorerRun:
+    """A toy of Restormer + DA-CLIP, 0.3 M parameters."""
+    network = {"name": "restormer", "width": 16, "blocks": [1, 1, 1, 1], "refinement": 1}
+    return _tiny({**network, "heads": [1, 1, 2, 2], "content": "vector"})
+
+
+def airnet_tiny() -> RestorerRun:
+    """A toy of AirNet + DA-CLIP, 0.2 M parameters."""
+    network = {"name": "airnet", "width": 16, "groups": 1, "blocks": 1, "queue": 128}
+    return _tiny({**network, "content": "vector"})
+
+
+def promptir_tiny() -> RestorerRun:
+    """A toy of PromptIR + DA-CLIP, 0.6 M parameters."""
+    network = {"name": "promptir", "width": 16, "blocks": [1, 1, 1, 1], "refinement": 1, "content": "vector"}
+    return _tiny({**network, "prompts": [16, 32, 64], "prompt_sides": [16, 8, 4]})
+
+
 def controller_tiny() -> ControllerRun:
     """A few hundred steps of the compact controller on small views."""
     run = ControllerRun(region=96, view=64, tone_share=0.0)
@@ -427,6 +456,17 @@ def universal_ir() -> RestorerRun:
             save_every=5000,
         ),
     )
+
+
+def universal_ir_unbiased() -> RestorerRun:
+    """universal-ir trained on the noise itself: its optimum has no bias, few steps sample it (PAPER.md 2.3)."""
+    return replace(universal_ir(), objective="noise", sample_steps=20)
+
+
+def ir_sde() -> RestorerRun:
+    """IR-SDE of the unified table: the plain U-Net of 137 M weights, no embeddings, else as universal-ir."""
+    network = {"name": "unet", "width": 64, "multipliers": [2, 4, 8, 16], "context_dim": None}
+    return replace(universal_ir(), network={**network, "degradation": False, "content": False})
 
 
 def wild_ir() -> RestorerRun:
@@ -544,9 +584,15 @@ PRESETS: dict[str, Callable[[], Run]] = {
     "compact-sde": compact_sde,
     "compact-tiny": compact_tiny,
     "controller-tiny": controller_tiny,
+    "unet-tiny": unet_tiny,
+    "restormer-tiny": restormer_tiny,
+    "airnet-tiny": airnet_tiny,
+    "promptir-tiny": promptir_tiny,
     "controller": controller,
     "wild-controller": wild_controller,
     "universal-ir": universal_ir,
+    "universal-ir-unbiased": universal_ir_unbiased,
+    "ir-sde": ir_sde,
     "wild-ir": wild_ir,
     "rain100h": rain100h,
     "lol": lol,
