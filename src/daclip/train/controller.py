@@ -110,7 +110,12 @@ class ControllerJob(nn.Module):
         with torch.autocast(truth.device.type, enabled=False):
             found = F.normalize(embeddings.degradation.float(), dim=-1)
             said, floor = DEGRADATION_LOSSES[self.run.degradation](self, found, truth)
-        figures = {"said": said.item(), "said_floor": floor, "shown": shown.item(), "shown_floor": shown_floor}
+        figures = {
+            "said": said.item(),
+            "said_floor": floor,
+            "shown": shown.item(),
+            "shown_floor": shown_floor,
+        }
         single = torch.tensor([len(parts) <= 1 for parts in names], device=truth.device)
         hits = (self.logits(found).argmax(1) == truth.argmax(1))[single].float()
         if len(hits):  # a small batch may hold mixtures only

@@ -69,7 +69,9 @@ class Estimate:
         if self.processes > 1:
             text += f", in each of {self.processes} processes"
         if self.seconds_per_step is not None:
-            text += f"; {self.seconds_per_step:.2f} s a step, {self.seconds_per_step * self.steps / 3600:.1f} h"
+            text += (
+                f"; {self.seconds_per_step:.2f} s a step, {self.seconds_per_step * self.steps / 3600:.1f} h"
+            )
         return text
 
 
