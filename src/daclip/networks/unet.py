@@ -35,8 +35,8 @@ class UNet(nn.Module):
         half_resolution: work on half the sides between the first and the last convolution (wild-ir).
         in_channels, out_channels: of a photo.
 
-    With `checkpoint_activations` (networks.recompute) it trains with less memory and a third more time: levels
-    keep only what they hand on.
+    With `checkpoint_activations` (networks.recompute) it trains with less memory and a third more time:
+    levels keep only what they hand on.
 
     The published settings: universal-ir is the default, wild-ir has context_dim=768, degradation=False,
     half_resolution=True, plain IR-SDE multipliers=(2, 4, 8, 16), context_dim=None.

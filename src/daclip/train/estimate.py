@@ -69,9 +69,8 @@ class Estimate:
         if self.processes > 1:
             text += f", in each of {self.processes} processes"
         if self.seconds_per_step is not None:
-            text += (
-                f"; {self.seconds_per_step:.2f} s a step, {self.seconds_per_step * self.steps / 3600:.1f} h"
-            )
+            hours = self.seconds_per_step * self.steps / 3600
+            text += f"; {self.seconds_per_step:.2f} s a step, {hours:.1f} h"
         return text
 
 
@@ -114,9 +113,9 @@ def _of_backbone(run: BackboneRun) -> Estimate:
     Before the caption file is there, its photos are not counted.
     """
     model = clip.compact(run.embed_dim, pretrained=False, text=True)
-    tower, text = model.image_tower, model.text_tower
+    head, text = model.image_tower.head, model.text_tower
     assert isinstance(text, clip.MiniLmText)
-    assert isinstance(head := tower.head, clip.MapHead)
+    assert isinstance(head, clip.MapHead)
     learning = _size([*head.projection.parameters(), *text.projection.parameters()])
     every = _size(model.parameters())
     rows = [row for rows in _captioned(run).values() for row in rows]

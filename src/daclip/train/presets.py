@@ -459,7 +459,7 @@ def universal_ir() -> RestorerRun:
 
 
 def universal_ir_unbiased() -> RestorerRun:
-    """universal-ir trained on the noise itself: its optimum has no bias, few steps sample it (PAPER.md 2.3)."""
+    """universal-ir trained on the noise itself: without bias, so that few steps sample it (PAPER.md 2.3)."""
     return replace(universal_ir(), objective="noise", sample_steps=20)
 
 
