@@ -26,6 +26,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from daclip import checkpoints, cli, models, train
+from daclip.degradations import WILD_IR_NAMES
 from daclip.detect import Embeddings
 from daclip.errors import DataError, UsageError
 from daclip.networks.conditioning import TONES
@@ -918,6 +919,28 @@ def test_each_preset_takes_two_steps_at_toy_size(
     lines = carry_out(run, tmp_path)
     assert [math.isfinite(line["loss"]) for line in lines if "loss" in line] == [True, True]
     assert models.find(tmp_path / "model", offline=True).config.kind
+
+
+@pytest.mark.parametrize("name", ["wild-controller", "wild-ir"])
+def test_the_wild_presets_draw_what_wild_ir_draws(photos: Path, name: str) -> None:
+    cuts = ["patch=32", "late_patch=32"] if name == "wild-ir" else []
+    run = preset(name, [f"data={photos}", "region=32", *cuts])
+    assert not isinstance(run, train.BackboneRun)
+    data, _ = train.data_sets(replace(run, loop=replace(run.loop, validate_regions=1, workers=0)))
+    draws = [data.draw(index) for index in range(40)]
+    names = [set(each.names) for each in draws]
+    assert set.union(*names) == set(WILD_IR_NAMES)
+    assert all(names)  # no photo is left clean
+    assert any(len(each) > 1 for each in names)
+    grey = [bool((each.clean == each.clean[..., :1]).all()) for each in draws]
+    assert 0 < sum(grey) < 20
+
+
+def test_a_wild_controller_knows_the_wild_words(photos: Path, encoder: Path, tmp_path: Path) -> None:
+    carry_out(controller_run(photos, encoder, degrade="wild-ir", steps=1), tmp_path)
+    texts = models.read_config(tmp_path / "model").texts
+    assert texts is not None
+    assert texts.names == (*WILD_IR_NAMES, CLEAN)
 
 
 def test_a_restorer_can_start_from_a_finished_one(photos: Path, encoder: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from torch import nn
 
 from daclip import checkpoints, clip
 from daclip.data import CleanPhotos, DataSet, Pairs, Split, open_data
+from daclip.degradations import WILD_IR_NAMES
 from daclip.detect import ClassTexts
 from daclip.diffusion import IRSDE
 from daclip.errors import DataError, UsageError
@@ -378,10 +379,13 @@ def _opened(run: ControllerRun | RestorerRun, split: Split, seed: int) -> CleanP
     words_needed = 2 if isinstance(run, ControllerRun) else 1
     data = open_data(run.data, split=split, region=run.region, seed=seed, words_needed=words_needed)
     data = replace(data, cache_bytes=run.loop.cache_mb * 10**6 // max(1, run.loop.workers))
+    is_wild = run.degrade == "wild-ir"
     if isinstance(data, Pairs):
-        return data
+        return replace(data, grey_share=0.2 if is_wild else 0.0)
     return replace(
         data,
+        grey_share=0.1 if is_wild else 0.0,
+        degrade=run.degrade,
         names=tuple(run.shares),
         weights=tuple(run.shares.values()),
         clean_share=run.clean_share,
@@ -392,13 +396,14 @@ def _opened(run: ControllerRun | RestorerRun, split: Split, seed: int) -> CleanP
 
 
 def _words(run: ControllerRun) -> tuple[str, ...]:
-    """What can be wrong in the data, in the paper's order, words of one's own behind, and "clean"."""
+    """What can be wrong in the data: the paper's words, or those of wild-IR, then one's own, and "clean"."""
     data = open_data(run.data, words_needed=2)
-    found = (
-        {name for pair in data.pairs for name in pair.names} if isinstance(data, Pairs) else set(run.shares)
-    )
-    own = sorted(found - set(WORDS))
-    return (*DEGRADATIONS, *own, CLEAN)
+    known = WILD_IR_NAMES if run.degrade == "wild-ir" else DEGRADATIONS
+    if isinstance(data, Pairs):
+        found = {name for pair in data.pairs for name in pair.names}
+    else:
+        found = set(run.shares) if run.degrade == "ten" else set[str]()
+    return (*known, *sorted(found - {*known, CLEAN}), CLEAN)
 
 
 _INITIAL = "initial"

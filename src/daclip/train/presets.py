@@ -115,6 +115,8 @@ class ControllerRun:
         degradation: loss of the degradation embedding, see train.controller.DEGRADATION_LOSSES.
         content: loss of the content embedding, see train.controller.CONTENT_LOSSES.
         content_weight: of the content loss beside the other.
+        degrade: how photos are degraded here: `ten`, by one or several of the ten degradations, or `wild-ir`,
+            by the random degradation of wild-IR, which has words of its own; some photos are then made grey.
         clean_share, mixture_share: of untouched photos and of mixtures, where photos are degraded here.
         tone_share: of photos flat or pale by nature, where photos are degraded here, see data.clean.toned.
         shares: relative draws of the degradations.
@@ -128,6 +130,7 @@ class ControllerRun:
     degradation: Literal["sigmoid", "softmax", "published", "masked"] = "sigmoid"
     content: Literal["clean", "published", "masked", "none"] = "clean"
     content_weight: float = 5.0
+    degrade: Literal["ten", "wild-ir"] = "ten"
     clean_share: float = 0.1
     mixture_share: float = 0.2
     tone_share: float = 0.3
@@ -177,6 +180,8 @@ class RestorerRun:
             third more time.
         told_share: of photos whose damage the network is told by the texts of its words, not by what the
             encoder saw: so that it understands a person who names the damage.
+        degrade: how photos are degraded here: `ten`, by one or several of the ten degradations, or `wild-ir`,
+            by the random degradation of wild-IR, which has words of its own; some photos are then made grey.
         clean_share, mixture_share: of untouched photos and of mixtures, where photos are degraded here.
         tone_share: of photos flat or pale by nature, where photos are degraded here, see data.clean.toned.
         alike: all photos of a step have one kind of degradation, where photos are degraded here. With a
@@ -204,6 +209,7 @@ class RestorerRun:
     view: int = 160
     checkpoint_activations: bool = False
     told_share: float = 0.1
+    degrade: Literal["ten", "wild-ir"] = "ten"
     clean_share: float = 0.1
     mixture_share: float = 0.2
     tone_share: float = 0.3
@@ -408,10 +414,14 @@ def controller() -> ControllerRun:
     )
 
 
-def wild_controller() -> ControllerRun:
-    """The wild DA-CLIP, ViT-L-14: content drawn to the clean photo's, words told apart by cross-entropy.
+_WILD: dict[str, Any] = {"degrade": "wild-ir", "clean_share": 0.0, "mixture_share": 0.0, "tone_share": 0.0}
 
-    Its training code is not published; the losses are those PAPER.md 1.2 recommends.
+
+def wild_controller() -> ControllerRun:
+    """The wild DA-CLIP, ViT-L-14, on wild-IR's random degradations, which leave no photo clean.
+
+    Content is drawn to the clean photo's, and each word (blur, ringing artifact, noise, jpeg block) answered
+    by itself, for they come together. Its training code is not published; PAPER.md 1.2 recommends these losses.
     """
     run = controller()
     return replace(
@@ -421,7 +431,7 @@ def wild_controller() -> ControllerRun:
         degradation="sigmoid",
         content="clean",
         content_weight=5.0,
-        mixture_share=0.7,
+        **_WILD,
     )
 
 
@@ -470,15 +480,15 @@ def ir_sde() -> RestorerRun:
 
 
 def wild_ir() -> RestorerRun:
-    """The published wild-ir: the same at half resolution, on mixtures (PAPER.md 2.4)."""
+    """The published wild-ir: the same at half resolution, on wild-IR's random degradations (PAPER.md 2.4)."""
     run = universal_ir()
     return replace(
         run,
         data="datasets/wild",
         encoder="runs/wild-controller",
         network={**run.network, "context_dim": 768, "degradation": False, "half_resolution": True},
-        mixture_share=0.7,
         loop=replace(run.loop, steps=500_000, validate_every=5000),
+        **_WILD,
     )
 
 
