@@ -38,7 +38,7 @@ from daclip.train.contrast import attainable_floor, contrastive
 from daclip.train.controller import WORDS, ControllerJob
 from daclip.train.described import described_job
 from daclip.train.estimate import _peaks
-from daclip.train.optim import Lion, cosine, weight_groups
+from daclip.train.optim import Lion, cosine, optimiser, weight_groups
 from daclip.train.presets import KINDS, PRESETS, preset, read_run
 from daclip.train.restorer import OBJECTIVES, Context, RestorerJob, psnr
 from daclip.vocabulary import CLEAN
@@ -153,6 +153,15 @@ def test_the_learning_rate_warms_up_and_falls_to_its_floor() -> None:
     assert shares[60] == pytest.approx(0.55)
     assert shares[110] == pytest.approx(0.1)
     assert all(a >= b for a, b in pairwise(shares[10:]))
+
+
+def test_the_controller_follows_the_published_recipe() -> None:
+    """PAPER.md 1.3: 52,801 items, the last partial batch of an epoch dropped; AdamW with epsilon 1e-6."""
+    run = preset("controller")
+    assert isinstance(run, train.ControllerRun)
+    assert run.loop.steps == 52_801 // run.loop.batch * 50
+    adam = optimiser([("w", nn.Parameter(torch.zeros(2, 2)))], run.loop)
+    assert (adam.defaults["eps"], adam.defaults["betas"]) == (1e-6, (0.9, 0.98))
 
 
 def test_only_matrices_and_kernels_decay() -> None:

@@ -34,6 +34,7 @@ class Loop:
         optimiser: `adamw`, or `lion` (Chen et al., 2023).
         learning_rate: at its highest: linear warm-up, then a cosine to `floor` of it.
         beta1, beta2: of the optimiser's averages.
+        eps: what AdamW adds to the root of the second average.
         clip_norm: largest norm of the gradient; 0 leaves it as it is.
         ema: share of the old in the averaged weights at each step.
         precision: of the forward pass.
@@ -56,6 +57,7 @@ class Loop:
     floor: float = 1e-3
     beta1: float = 0.9
     beta2: float = 0.99
+    eps: float = 1e-8
     weight_decay: float
     warmup: int
     clip_norm: float = 1.0
@@ -387,7 +389,7 @@ def controller_tiny() -> ControllerRun:
 
 
 def controller() -> ControllerRun:
-    """The published DA-CLIP, ViT-B-32: 50 epochs of 52,800 photos in batches of 4 x 784 (PAPER.md 1.3)."""
+    """The published DA-CLIP, ViT-B-32: 50 epochs of 16 batches of 4 x 784 (PAPER.md 1.3)."""
     return ControllerRun(
         data="datasets/universal/daclip_train.csv",
         encoder="open_clip:ViT-B-32:laion2b_s34b_b79k",
@@ -397,11 +399,12 @@ def controller() -> ControllerRun:
         content="published",
         content_weight=1.0,
         loop=Loop(
-            steps=840,
+            steps=800,
             batch=3136,
             learning_rate=3e-5,
             floor=0.0,
             beta2=0.98,
+            eps=1e-6,
             weight_decay=0.05,
             warmup=100,
             clip_norm=0.0,
@@ -555,7 +558,8 @@ def restormer() -> RestorerRun:
 
 def airnet() -> RestorerRun:
     """AirNet of the unified table; its rates and its first phase are those of networks.airnet.phase."""
-    return _baseline("airnet", learning_rate=1e-3, beta2=0.999)
+    run = _baseline("airnet", learning_rate=1e-3, beta2=0.999)
+    return replace(run, network={**run.network, "queue": 256 * run.loop.batch})
 
 
 def promptir() -> RestorerRun:
