@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import math
+import re
 import runpy
 import shutil
 import signal
@@ -977,6 +978,11 @@ def test_a_word_of_ones_own_is_learnt_from_a_folder(encoder: Path, tmp_path: Pat
             write_photos(tmp_path / "pairs" / word / side, 8)
     run = controller_run(tmp_path / "pairs", encoder, steps=2)
     carry_out(run, tmp_path / "run")
+    # and a restorer is trained on it, and told by it
+    restorer = restorer_run(tmp_path / "pairs", tmp_path / "run", steps=2, told_share=1.0)
+    lines = carry_out(restorer, tmp_path / "hands")
+    assert "psnr/rusty" in lines[-1]["val"]
+    assert "rusty" in models.find(tmp_path / "hands" / "model").texts.names
     texts = models.read_config(tmp_path / "run" / "model").texts
     assert texts is not None
     assert texts.names == (*WORDS[:-1], "rusty", CLEAN)
@@ -1266,3 +1272,19 @@ def test_the_example_trains_on_a_folder_of_photos(photos: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "step 2: " in done.stdout
     assert models.find(tmp_path / "run" / "restorer" / "model").texts.rule == "sigmoid"
+
+
+PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "photos"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs the photos in ../shared")
+def test_the_example_learns_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In float32, which every processor computes at its full speed."""
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "train_tiny.py"))
+    example["main"](str(PHOTOS), str(tmp_path), "precision=fp32", "trackers=[]")
+    said = capsys.readouterr().out
+    named, gained = re.findall(r"step 300: (\S+?)%? (?:of the photos|dB)", said)
+    assert int(named) > 80
+    assert float(gained) > 2
