@@ -82,7 +82,7 @@ def check(
     "--as",
     "words",
     metavar="NAMES",
-    help='Comma list, also "clean" and "wild-ir", the random degradation of wild-IR [default: the ten].',
+    help='Comma list, also "clean", and "wild-ir": its random degradation [default: the ten].',
 )
 @click.option(
     "--settings",

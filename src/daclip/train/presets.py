@@ -424,7 +424,8 @@ def wild_controller() -> ControllerRun:
     """The wild DA-CLIP, ViT-L-14, on wild-IR's random degradations, which leave no photo clean.
 
     Content is drawn to the clean photo's, and each word (blur, ringing artifact, noise, jpeg block) answered
-    by itself, for they come together. Its training code is not published; PAPER.md 1.2 recommends these losses.
+    by itself, for they come together. The training code is not published; these losses are those PAPER.md 1.2
+    recommends.
     """
     run = controller()
     return replace(
