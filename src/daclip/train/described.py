@@ -98,4 +98,8 @@ def _found(name: str) -> ModelFolder | Run:
 
 def _daclip(description: Description) -> clip.DaClip:
     towers = {key: value for key, value in description.items() if key != "text"}
-    return checkpoints.build_encoder(towers)
+    daclip = checkpoints.build_encoder(towers)
+    if description.get("text"):
+        with torch.device("cpu"):  # its weights are in a package, and read
+            daclip.text_tower = clip.MiniLmText(description["embed_dim"]).requires_grad_(False).eval()
+    return daclip

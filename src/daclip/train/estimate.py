@@ -84,7 +84,7 @@ def estimate_run(run: Run) -> Estimate:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     regions = regions_per_step(run) // processes
     learning, every = _size(job.learning().parameters()), _size(job.parameters())
-    step, validation = _peaks(job, regions // loop.accumulate)
+    step, validation = _peaks(job, max(1, regions // loop.accumulate))
     # validation meets the last step's gradients, and puts the weights in training aside
     maps = max(step, validation + 8 * learning)
     averages = {"adamw": 2, "lion": 1}[loop.optimiser] + 1  # one of the weights themselves
