@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from spandrel.architectures.DnCNN import DnCNN
 
-from daclip import checkpoints, clip, detect, models, official
+from daclip import checkpoints, clip, detect, models, official, train
 from daclip.checkpoints import Model, convert, from_pretrained, save_pretrained
 from daclip.detect import ClassTexts
 from daclip.errors import ModelError
@@ -203,11 +204,23 @@ def test_files_that_do_not_belong_together_are_refused(files, tmp_path):
         convert([files["universal-ir"]], tmp_path)
     with pytest.raises(ModelError, match="0 DA-CLIP and 2 restorer files"):
         convert([files["universal-ir"], files["ir-sde"]], tmp_path)
-    plain = tmp_path / "nafnet.pth"
-    torch.save(NAFNet(width=16, encoder_blocks=(1,), decoder_blocks=(1,)).state_dict(), plain)
+    plain = tmp_path / "dncnn.pth"
+    torch.save(DnCNN(in_nc=3, out_nc=3, nc=8, nb=10, act_mode="R").state_dict(), plain)
     with pytest.raises(ModelError, match="a network of another project"):
         convert([files["daclip"], plain], tmp_path, config=CONFIG)
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_published_nafnet_becomes_a_model_that_a_run_can_start_from(tmp_path):
+    saved = NAFNet(width=16, encoder_blocks=(1,), decoder_blocks=(1,), gain=0.5)
+    torch.save({"params": saved.state_dict()}, tmp_path / "nafnet.pth")
+    convert([tmp_path / "nafnet.pth"], tmp_path / "model")
+    config = models.read_config(tmp_path / "model")
+    assert (config.kind, config.encoder) == ("one-pass", "compact-encoder")
+    run = train.preset("compact-nafnet-plain", [f"start={tmp_path / 'model'}", "encoder=compact-encoder"])
+    job, _ = train.restorer_parts(run)
+    for name, weight in saved.named_parameters():
+        torch.testing.assert_close(job.network.get_parameter(name).contiguous(), weight)
 
 
 # ---- the hub

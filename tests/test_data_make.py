@@ -140,6 +140,14 @@ def test_severity_and_settings_are_those_of_the_recipe(photos: Path, tmp_path: P
     assert 40 < errors["paper"] < 50  # sigma 50, clipped
 
 
+def test_the_random_degradation_of_wild_ir_has_a_folder_of_its_own(photos: Path, tmp_path: Path) -> None:
+    command = ["data", "make", str(tmp_path / "set"), "--photos", str(photos), "--as", "wild-ir", "-q"]
+    assert run(command) == 0
+    pairs = published_layout(tmp_path / "set", "train")
+    assert {pair.word for pair in pairs} == {"wild-ir"}
+    assert all((read_pixels(pair.degraded) != read_pixels(pair.clean)).any() for pair in pairs)
+
+
 def test_photos_of_one_name_are_kept_apart(tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg", "b/c.png", "d.png"):
         write_photo(tmp_path / "photos" / name, 1)

@@ -293,18 +293,37 @@ def test_a_unet_is_built_from_its_file(prefix, tmp_path):
 
 
 def test_networks_of_other_projects_are_read_through_spandrel(tmp_path):
-    from daclip.networks.nafnet import NAFNet
+    from spandrel.architectures.DnCNN import DnCNN
 
-    ours = NAFNet(width=16, encoder_blocks=(1, 1), middle_blocks=1, decoder_blocks=(1, 1), gain=0.5).eval()
-    torch.save({"params": ours.state_dict()}, tmp_path / "nafnet.pth")
-    theirs = official.load_network(tmp_path / "nafnet.pth")
+    saved = DnCNN(in_nc=3, out_nc=3, nc=8, nb=10, act_mode="R").eval()
+    torch.save({"params": saved.state_dict()}, tmp_path / "dncnn.pth")
+    theirs = official.load_network(tmp_path / "dncnn.pth")
     assert type(theirs).__module__.startswith("spandrel")
     mu = torch.rand(1, 3, 16, 16)
     with torch.inference_mode():
-        torch.testing.assert_close(theirs(mu), ours(mu), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(theirs(mu), saved(mu), atol=1e-5, rtol=1e-4)
     torch.save({"weight": torch.zeros(3)}, tmp_path / "unknown.pth")
     with pytest.raises(ModelError, match=r"no network we know has these weights \(weight"):
         official.load_network(tmp_path / "unknown.pth")
+
+
+def test_a_published_nafnet_is_ours(tmp_path):
+    from spandrel.architectures.NAFNet import NAFNet as Published
+
+    from daclip.networks.nafnet import NAFNet
+
+    published = Published(width=8, middle_blk_num=2, enc_blk_nums=[1, 3], dec_blk_nums=[2, 1]).eval()
+    with torch.no_grad():
+        for weight in published.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape))
+    torch.save({"params": published.state_dict()}, tmp_path / "NAFNet-GoPro.pth")
+    ours, description = official.network_of(tmp_path / "NAFNet-GoPro.pth")
+    assert type(ours) is NAFNet
+    form = {"encoder_blocks": [1, 3], "middle_blocks": 2, "decoder_blocks": [2, 1]}
+    assert description == {"name": "nafnet", "width": 8, **form}
+    mu = torch.rand(1, 3, 19, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(mu), published(mu), atol=1e-5, rtol=1e-4)
 
 
 def test_a_unet_with_a_weight_missing_is_named(tmp_path):

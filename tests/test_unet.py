@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent / "parity"))
 from unet_weights import weights  # noqa: E402
 
 from daclip.errors import ModelError, UsageError  # noqa: E402
+from daclip.networks.recompute import checkpoint_activations  # noqa: E402
 from daclip.networks.unet import DoublingConv, LinearAttention, UNet, arguments_of  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -101,7 +102,7 @@ def test_levels_that_are_computed_again_in_the_backward_pass_give_the_same_gradi
         return tensor
 
     plain = gradients()
-    network.checkpoint_activations = True
+    checkpoint_activations(network)
     for again, wanted in zip(gradients(), plain, strict=True):
         assert torch.equal(again, wanted)
     assert kept[1] < kept[0] / 2

@@ -100,7 +100,7 @@ def controller_run(photos: Path, encoder: Path | str, **changes: Any) -> Control
     )
 
 
-def restorer_run(photos: Path, encoder: Path | str, **changes: Any) -> RestorerRun:
+def restorer_run(photos: Path | str, encoder: Path | str, **changes: Any) -> RestorerRun:
     """Six steps of the restorer; changes of the loop go by their names."""
     own, loop = _parted(changes)
     settings: dict[str, Any] = {"region": 32, "view": 32, "patch": 16, "late_patch": 32, "late_from": 0.5}

@@ -218,8 +218,8 @@ def push_to_hub(
 def convert(files: Sequence[str | Path], folder: str | Path, *, config: ClipConfig | None = None) -> Path:
     """Turn published files into a model folder: a DA-CLIP and a restorer, in any order, or a DA-CLIP alone.
 
-    A restorer that needs no embeddings (IR-SDE, Refusion, Restormer, AirNet, PromptIR) may come alone; the
-    bundled encoder then detects.
+    A restorer that needs no embeddings (IR-SDE, Refusion, NAFNet, Restormer, AirNet, PromptIR) may come
+    alone; the bundled encoder then detects.
 
     Args:
         files: as published, see daclip.official.
@@ -227,8 +227,8 @@ def convert(files: Sequence[str | Path], folder: str | Path, *, config: ClipConf
         config: open_clip model configuration, where the DA-CLIP's shapes do not tell it.
 
     Returns:
-        The folder, with the ten class texts: one-pass for Restormer, AirNet and PromptIR; else diffusion with
-        the published schedule, posterior sampler, 100 steps.
+        The folder, with the ten class texts: one-pass for NAFNet, Restormer, AirNet and PromptIR; else
+        diffusion with the published schedule, posterior sampler, 100 steps.
     """
     encoders = [file for file in files if official.is_daclip(file)]
     restorers = [file for file in files if file not in encoders]
@@ -336,9 +336,11 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 
 # Working memory of one tile on a CPU in float32, measured at 512 x 512: 3300 (universal-ir), 2800 (wild-ir),
 # 4900 (IR-SDE, depth 4), 2100 (Refusion); at 192 x 192: 8500 (Restormer), 8600 (PromptIR), 5400 (AirNet).
+# NAFNet, at width 64: by what `compact-nafnet` takes.
 BYTES_PER_PIXEL = {
     "unet": 5000,
     "nafnet-refusion": 2200,
+    "nafnet": 5500,
     "restormer": 9000,
     "airnet": 5500,
     "promptir": 9000,

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from daclip.clip import ClipConfig, DaClip, read_clip_config, vit
 from daclip.errors import ModelError
-from daclip.networks import airnet, nafnet_refusion, promptir, restormer, unet
+from daclip.networks import airnet, nafnet, nafnet_refusion, promptir, restormer, unet
 
 _LOG = logging.getLogger("daclip")
 
@@ -65,8 +65,8 @@ def load_network(path: str | Path) -> nn.Module:
 
     Diffusion networks (universal-ir, wild-ir, IR-SDE, Refusion) are called as
     `network(x, mu, t, content=..., degradation=...)`, t a float tensor of shape b; one-pass networks
-    (Restormer, AirNet, PromptIR) as `network(mu)`, and so are plain networks of other projects (NAFNet,
-    SCUNet, ...), which spandrel builds.
+    (NAFNet, Restormer, AirNet, PromptIR) as `network(mu)`, and so are networks of other projects (SCUNet,
+    SwinIR, ...), which spandrel builds.
 
     Raises:
         ModelError: the file cannot be read, is of another kind, or does not fit; `details` name every key.
@@ -177,6 +177,8 @@ def _kind(state: Mapping[str, Tensor]) -> str:
         return "unet"
     if "intro.weight" in state and "time_mlp.1.weight" in state:
         return "nafnet-refusion"
+    if "intro.weight" in state and "middle_blks.0.norm1.weight" in state:
+        return "nafnet"
     if "E.E.queue" in state and "R.head.0.weight" in state:
         return "airnet"
     if "noise_level1.attn.temperature" in state:
@@ -191,6 +193,7 @@ _KINDS = {
     "clip": "a plain CLIP without controller",
     "unet": "a U-Net restorer",
     "nafnet-refusion": "a Refusion restorer",
+    "nafnet": "a NAFNet",
     "airnet": "an AirNet restorer",
     "promptir": "a PromptIR restorer",
     "restormer": "a Restormer",
@@ -202,6 +205,7 @@ _HINTS = {
     "clip": "daclip.clip.vit starts a DA-CLIP from CLIP weights",
     "unet": "read it with load_network",
     "nafnet-refusion": "read it with load_network",
+    "nafnet": "read it with load_network",
     "airnet": "read it with load_network",
     "promptir": "read it with load_network",
     "restormer": "read it with load_network",
@@ -211,6 +215,7 @@ _HINTS = {
 _ARGUMENTS: dict[str, Callable[[State], dict[str, Any]]] = {
     "unet": unet.arguments_of,
     "nafnet-refusion": nafnet_refusion.arguments_of,
+    "nafnet": nafnet.arguments_of,
     "airnet": airnet.arguments_of,
     "promptir": promptir.arguments_of,
     "restormer": restormer.arguments_of,
@@ -219,6 +224,7 @@ _ARGUMENTS: dict[str, Callable[[State], dict[str, Any]]] = {
 _NETWORKS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "unet": lambda arguments: unet.UNet(**arguments),
     "nafnet-refusion": lambda arguments: nafnet_refusion.RefusionNAFNet(**arguments),
+    "nafnet": lambda arguments: nafnet.NAFNet(**arguments),
     "airnet": lambda arguments: airnet.AirNet(**arguments),
     "promptir": lambda arguments: promptir.PromptIR(**arguments),
     "restormer": lambda arguments: restormer.Restormer(**arguments),

@@ -78,7 +78,12 @@ def check(
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option("--photos", type=click.Path(path_type=Path), help="Folder of clean photos: a synthetic set.")
 @click.option("--raw", type=click.Path(path_type=Path), help="Folder of downloads: the paper's set.")
-@click.option("--as", "words", metavar="NAMES", help='Comma list, also "clean" [default: the ten].')
+@click.option(
+    "--as",
+    "words",
+    metavar="NAMES",
+    help='Comma list, also "clean", and "wild-ir": its random degradation [default: the ten].',
+)
 @click.option(
     "--settings",
     type=click.Choice(["wild", "paper"]),
@@ -121,7 +126,7 @@ def make(
     daclip data make sets/universal --raw downloads/
     """
     from daclip.errors import UsageError
-    from daclip.vocabulary import CLEAN, DEGRADATIONS, degradations
+    from daclip.vocabulary import CLEAN, DEGRADATIONS, WILD_IR, degradations
 
     if (photos is None) == (raw is None):
         raise UsageError("name either --photos or --raw")
@@ -131,7 +136,7 @@ def make(
     except ModuleNotFoundError as error:
         raise missing_extra(error, "`daclip data make`") from error
     terminal = Terminal(quiet=quiet, verbosity=verbose, color=color)
-    names = degradations(words, known=(*DEGRADATIONS, CLEAN)) if words else DEGRADATIONS
+    names = degradations(words, known=(*DEGRADATIONS, CLEAN, WILD_IR)) if words else DEGRADATIONS
     problems: list[str] = []
     if photos is not None:
         items = data_make.synthetic.plan(photos, words=names, held_out=held_out)

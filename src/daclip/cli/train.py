@@ -1,6 +1,7 @@
 """`daclip train PRESET`: train a part of a model; the same command again goes on where it stopped."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,9 @@ def command(
         run = train.preset(preset, overrides)
     if dry_run:
         terminal.result(json.dumps({"preset": preset or "", **asdict(run)}))
-    if not isinstance(run, train.BackboneRun):
+    if os.environ.get("RANK", "0") == "0":
         try:
-            terminal.note(train.estimate(run).line(run.loop.steps))
+            terminal.note(train.estimate(run).line())
         except DaclipError as error:
             if not dry_run:
                 raise

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ from jaxtyping import Float32, UInt8
 from daclip import degradations
 from daclip.data.files import PhotoCache, Pixels8, Stored, eight_bit
 from daclip.data.sample import Sample, grey
-from daclip.vocabulary import CLEAN, DEGRADATIONS
+from daclip.vocabulary import CLEAN, DEGRADATIONS, WILD_IR
 
 _MIXTURE = "mixture"
 
@@ -29,6 +30,7 @@ class CleanPhotos:
         region: side in pixels of the square cut out, degraded as a whole.
         seed: of all draws.
         names, weights: degradations to draw, and their relative shares.
+        degrade: `ten`: by the names; `wild-ir`: by the random degradation of wild-IR, named by what it drew.
         alike: draws in a row that have one kind of degradation: the same name, clean, or a mixture.
         clean_share, mixture_share: shares of untouched photos and of mixtures of two or three.
         paper_share: share of single degradations made by the paper's fixed protocol.
@@ -46,6 +48,7 @@ class CleanPhotos:
     seed: int = 0
     names: tuple[str, ...] = DEGRADATIONS
     weights: tuple[float, ...] | None = None
+    degrade: Literal["ten", "wild-ir"] = "ten"
     alike: int = 1
     clean_share: float = 0.1
     mixture_share: float = 0.2
@@ -53,7 +56,7 @@ class CleanPhotos:
     shrink_share: float = 0.3
     grey_share: float = 0.0
     tone_share: float = 0.0
-    cache_bytes: int = 2 << 30
+    cache_bytes: int = 256 << 20
 
     def draw(self, index: int) -> Sample:
         """The sample of an index: photo, cut, flips and degradation all follow from (seed, index)."""
@@ -78,6 +81,8 @@ class CleanPhotos:
         kind = float(common.random())
         if kind < self.clean_share:
             return CLEAN
+        if self.degrade == WILD_IR:
+            return WILD_IR
         if kind < self.clean_share + self.mixture_share:
             return _MIXTURE
         return str(common.choice(self.names, p=self._shares()))
@@ -88,6 +93,8 @@ class CleanPhotos:
         """The pixels with a degradation of a kind."""
         if kind == CLEAN:
             return degradations.wild(pixels, rng, clean_share=1.0)
+        if kind == WILD_IR:
+            return degradations.wild_ir(pixels, rng)
         if kind == _MIXTURE:
             return degradations.mixture(pixels, rng=rng, names=self.names, weights=self.weights)
         if rng.random() < self.paper_share:

@@ -51,7 +51,7 @@ class Pairs:
     seed: int = 0
     flips: bool = True
     grey_share: float = 0.0
-    cache_bytes: int = 2 << 30
+    cache_bytes: int = 256 << 20
 
     @cached_property
     def by_word(self) -> dict[str, list[Pair]]:

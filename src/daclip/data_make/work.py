@@ -20,7 +20,7 @@ from daclip import degradations, image
 from daclip.data import Pixels8, Split, eight_bit, processes, read_pixels
 from daclip.degradations import SEVERITIES, Settings
 from daclip.errors import DaclipError, DataError
-from daclip.vocabulary import CLEAN
+from daclip.vocabulary import CLEAN, WILD_IR
 
 LINKED_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff"})
 """Kinds that the published code reads; clean photos of other kinds become PNG."""
@@ -71,6 +71,8 @@ class Recipe:
         rng = np.random.default_rng([self.seed, crc32(f"{item.word}/{item.name}".encode())])
         severity = float(rng.uniform(*self.severity))
         pixels = clean.astype(np.float32) / np.float32(255)
+        if item.word == WILD_IR:
+            return eight_bit(degradations.wild_ir(pixels, rng).pixels)
         made = degradations.degrade(pixels, item.word, severity=severity, rng=rng, settings=self.settings)
         return eight_bit(made.pixels)
 

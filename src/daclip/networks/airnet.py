@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from daclip.errors import ModelError
+from daclip.networks import recompute
 from daclip.networks.conditioning import Conditions, Content, Modulation
 
 
@@ -237,6 +237,8 @@ class GuidedRestorer(nn.Module):
 class GuidedGroup(nn.Module):
     """Blocks, a 3x3 convolution, and a skip around them all (DGG)."""
 
+    checkpoint_activations = False
+
     def __init__(self, width: int, blocks: int, embedding: int) -> None:
         super().__init__()
         self.body = nn.ModuleList(GuidedBlock(width, embedding) for _ in range(blocks))
@@ -249,7 +251,7 @@ class GuidedGroup(nn.Module):
         *blocks, last = self.body
         y = x
         for block in blocks:
-            y = block(y, guide, vector)
+            y = recompute.run(block, y, guide, vector, recompute=self.checkpoint_activations)
         return last(y) + x
 
 
@@ -305,12 +307,8 @@ class DeformedConv(nn.Module):
         """The convolution, places and weights from x and the guide."""
         found = self.conv_offset_mask(torch.cat([x, guide], dim=1))
         offset, mask = found[:, :18].unflatten(1, (9, 2)), found[:, 18:].sigmoid()
-        if not torch.is_grad_enabled():
-            return deformed(x, self.weight, offset, mask)
         # nine moved copies of the map, kept for the gradient, would be most of the memory of a training step
-        return checkpoint(
-            deformed, x, self.weight, offset, mask, use_reentrant=False, preserve_rng_state=False
-        )
+        return recompute.run(deformed, x, self.weight, offset, mask, recompute=True)
 
 
 def deformed(

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from daclip.errors import UsageError
+from daclip.networks import recompute
 from daclip.networks.conditioning import Conditions, Content, Modulation, unit
 from daclip.networks.fill import DEPTH, Fill
 from daclip.networks.unet import Sinusoid
@@ -46,13 +47,15 @@ class ResBlock(nn.Module):
 class Blocks(nn.ModuleList):
     """ResBlocks one after another, all told the same."""
 
+    checkpoint_activations = False
+
     def __init__(self, count: int, channels: int, size: int) -> None:
         super().__init__(ResBlock(channels, size) for _ in range(count))
 
     def forward(self, x: Tensor, vector: Tensor | None) -> Tensor:
         """The map after all blocks."""
         for block in self:
-            x = block(x, vector)
+            x = recompute.run(block, x, vector, recompute=self.checkpoint_activations)
         return x
 
 

@@ -4,14 +4,17 @@ NAFNet (Chen et al., ECCV 2022) as published, plus the rows "NAFNet + Degradatio
 Table 3 of the DA-CLIP paper. Module names are the published ones, so plain checkpoints load as they are.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from daclip.errors import ModelError
+from daclip.networks import recompute
 from daclip.networks.conditioning import ContentVector, DegradationPrompt, conditioning_vector
 from daclip.networks.unet import Attention
 
@@ -112,10 +115,12 @@ class NAFBlock(nn.Module):
 class Blocks(nn.ModuleList):
     """NAFBlocks one after another, all given the same conditioning vector and content."""
 
+    checkpoint_activations = False
+
     def forward(self, x: Tensor, embedding: Tensor | None, content: Tensor | None) -> Tensor:
         """The map after all blocks."""
         for block in self:
-            x = block(x, embedding, content)
+            x = recompute.run(block, x, embedding, content, recompute=self.checkpoint_activations)
         return x
 
 
@@ -214,3 +219,26 @@ class NAFNet(nn.Module):
         x = self.ending(x)
         residual = F.pixel_shuffle(x, self.shuffle) if self.shuffle > 1 else x
         return (padded + residual)[..., :height, :width]
+
+
+def arguments_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The arguments of `NAFNet` that fit published weights, which are plain, read from names and shapes.
+
+    Raises ModelError when they are not those of a NAFNet.
+    """
+    try:
+        return {
+            "width": state["intro.weight"].shape[0],
+            "encoder_blocks": counts(state, "encoders"),
+            "middle_blocks": len({key.split(".")[1] for key in state if key.startswith("middle_blks.")}),
+            "decoder_blocks": counts(state, "decoders"),
+        }
+    except KeyError as error:
+        raise ModelError(f"not the weights of NAFNet: {error} is missing") from error
+
+
+def counts(state: Mapping[str, Tensor], part: str) -> list[int]:
+    """Number of blocks of each level of the encoder or decoder, the level with the lowest number first."""
+    found = {(int(m[1]), int(m[2])) for key in state if (m := re.match(rf"{part}\.(\d+)\.(\d+)\.", key))}
+    levels = {level for level, _ in found}
+    return [sum(at == level for at, _ in found) for level in sorted(levels)]

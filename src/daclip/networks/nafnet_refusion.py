@@ -4,7 +4,6 @@ Refusion (Luo et al., CVPRW 2023), section 3. Module names are the published one
 takes no embeddings, and is here because IR-SDE's users hold its files.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from daclip.errors import ModelError
-from daclip.networks.nafnet import NAFBlock, SimpleGate
+from daclip.networks.nafnet import NAFBlock, SimpleGate, counts
 from daclip.networks.unet import LayerNorm, Sinusoid
 
 
@@ -89,20 +88,13 @@ def arguments_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
     try:
         return {
             "width": state["intro.weight"].shape[0],
-            "encoder_blocks": _counts(state, "encoders"),
+            "encoder_blocks": counts(state, "encoders"),
             "middle_blocks": len({key.split(".")[1] for key in state if key.startswith("middle_blks.")}),
-            "decoder_blocks": _counts(state, "decoders"),
+            "decoder_blocks": counts(state, "decoders"),
             "channels": state["ending.weight"].shape[0],
         }
     except KeyError as error:
         raise ModelError(f"not the weights of Refusion's NAFNet: {error} is missing") from error
-
-
-def _counts(state: Mapping[str, Tensor], part: str) -> list[int]:
-    """Number of blocks of each level of the encoder or decoder, the level with the lowest number first."""
-    found = {(int(m[1]), int(m[2])) for key in state if (m := re.match(rf"{part}\.(\d+)\.(\d+)\.", key))}
-    levels = {level for level, _ in found}
-    return [sum(at == level for at, _ in found) for level in sorted(levels)]
 
 
 def _level(count: int, channels: int, size: int) -> nn.ModuleList:

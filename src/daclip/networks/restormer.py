@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from daclip.errors import ModelError
+from daclip.networks import recompute
 from daclip.networks.conditioning import Conditions, Content, Modulation
 from daclip.networks.unet import Projection, grid, padded, tokens
 
@@ -109,12 +110,14 @@ class Restormer(nn.Module):
 class Level(nn.ModuleList):
     """Transformer blocks one after another, all given the same conditioning vector."""
 
+    checkpoint_activations = False
+
     def forward(
         self, x: Float[Tensor, "b c h w"], vector: Float[Tensor, "b e"] | None
     ) -> Float[Tensor, "b c h w"]:
         """The map after all blocks."""
         for block in self:
-            x = block(x, vector)
+            x = recompute.run(block, x, vector, recompute=self.checkpoint_activations)
         return x
 
 

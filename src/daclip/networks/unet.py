@@ -6,7 +6,7 @@ Modules are named as in the published files. docs/paper.md, "Conditional U-Net".
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from daclip.errors import ModelError, UsageError
+from daclip.networks import recompute
 
 HEAD = 32
 """Channels of one attention head, in both kinds of attention."""
@@ -35,8 +35,8 @@ class UNet(nn.Module):
         half_resolution: work on half the sides between the first and the last convolution (wild-ir).
         in_channels, out_channels: of a photo.
 
-    `checkpoint_activations = True` trains with less memory and a third more time: levels keep only what they
-    hand on, and compute the rest again in the backward pass.
+    With `checkpoint_activations` (networks.recompute) it trains with less memory and a third more time:
+    levels keep only what they hand on.
 
     The published settings: universal-ir is the default, wild-ir has context_dim=768, degradation=False,
     half_resolution=True, plain IR-SDE multipliers=(2, 4, 8, 16), context_dim=None.
@@ -132,23 +132,19 @@ class UNet(nn.Module):
             z = self.downsample(z)
         embedding = self._embed(t, degradation)
         skips: list[Tensor] = []
+        again = self.checkpoint_activations
         for level in self.downs:
-            *made, z = self._run(_descend, level, z, embedding, content)
+            *made, z = recompute.run(_descend, level, z, embedding, content, recompute=again)
             skips += made
         z = self.mid_block1(z, embedding)
         z = self.mid_block2(self.mid_attn(z, content), embedding)
         for level in self.ups:
-            z = self._run(_ascend, level, z, skips.pop(), skips.pop(), embedding, content)
+            pair = skips.pop(), skips.pop()
+            z = recompute.run(_ascend, level, z, *pair, embedding, content, recompute=again)
         if self.half_resolution:
             z = self.upsample(z)
         z = self.final_res_block(torch.cat([z, first], dim=1), embedding)
         return self.final_conv(z)[..., :height, :width]
-
-    def _run(self, part: Callable[..., Any], *inputs: Any) -> Any:
-        """The part on its inputs; recomputed in the backward pass where `checkpoint_activations` says so."""
-        if self.checkpoint_activations and torch.is_grad_enabled():
-            return checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)
-        return part(*inputs)
 
     def _embed(
         self, t: Float[Tensor, "#b"], degradation: Float[Tensor, "#b d"] | None

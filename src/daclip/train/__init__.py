@@ -20,17 +20,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from daclip import checkpoints, clip, models
+from daclip import checkpoints, clip
 from daclip.data import CleanPhotos, DataSet, Pairs, Split, check_headers, open_data
+from daclip.degradations import WILD_IR_NAMES
 from daclip.detect import ClassTexts
 from daclip.diffusion import IRSDE
-from daclip.errors import DataError, ModelError, UsageError
+from daclip.errors import DataError, UsageError
 from daclip.models import ModelConfig, ModelFolder
 from daclip.train import loop, resume
 from daclip.train.backbone import Progress, train_backbone
 from daclip.train.batch import Batch
 from daclip.train.controller import WORDS, ControllerJob
-from daclip.train.estimate import Estimate, estimate_job
+from daclip.train.described import find_model, grown
+from daclip.train.estimate import Estimate, estimate_run
 from daclip.train.presets import (
     KINDS,
     ONE_PASS,
@@ -126,12 +128,14 @@ def resumed(folder: Path) -> Run:
         ) from error
 
 
-def estimate(run: ControllerRun | RestorerRun) -> Estimate:
-    """Parameters, memory and seconds per step of a run, by one small step on noise."""
+def estimate(run: Run) -> Estimate:
+    """Parameters, memory and seconds per step of a run; nothing is fetched, and no photo read.
+
+    A model of an earlier run that is not there yet is taken as its preset describes it.
+    """
     _set_threads(run)
     with torch.random.fork_rng(devices=[]):
-        job, _ = _PARTS[type(run)](run)
-        return estimate_job(job)
+        return estimate_run(run)
 
 
 def _set_threads(run: Run) -> None:
@@ -181,6 +185,8 @@ def _are_alike(name: str, before: Any, now: Any) -> bool:
 
 _CHANGE_NOTHING = frozenset(
     {
+        "cache_mb",
+        "checkpoint_activations",
         "compile",
         "device",
         "keep",
@@ -308,7 +314,7 @@ def restorer_parts(run: RestorerRun) -> Parts:
     """The job of a restorer run, and a function that gives the model its weights make."""
     torch.manual_seed(run.loop.seed)
     run, network = _network(run)
-    found = _find_model(run.encoder)
+    found = find_model(run.encoder)
     encoder = found.encoder_config
     daclip = None
     if run.network.get("context_dim"):
@@ -368,14 +374,13 @@ def _network(run: RestorerRun) -> tuple[RestorerRun, nn.Module]:
     """The network that learns, random or of the model the run starts from, and the run with its form."""
     if not run.start:
         return run, checkpoints.build_network(run.network)
-    found = _find_model(run.start)
+    found = find_model(run.start)
     network = checkpoints.load(found).network
     if found.config.network is None or network is None:
         raise DataError(f"{run.start}: holds no restorer", hint="start=compact, or a folder with one")
-    description = found.config.network
-    same = description["name"] == run.network["name"]
-    if same and (new := [key for key in _BRANCHES if run.network.get(key) and not description.get(key)]):
-        weights, description = network.state_dict(), {**description, **dict.fromkeys(new, True)}
+    description = grown(found.config.network, run.network)
+    if description != found.config.network:
+        weights = network.state_dict()
         network = checkpoints.build_network(description)
         network.load_state_dict({**network.state_dict(), **weights})
     return replace(run, network=description), network.requires_grad_(True).train()
@@ -385,7 +390,7 @@ def _initial(run: RestorerRun) -> ModelFolder | None:
     """The one-pass restorer a diffusion goes on from, where it has one."""
     if not run.initial:
         return None
-    found = _find_model(run.initial)
+    found = find_model(run.initial)
     network = found.config.network or {}
     if found.config.kind != "one-pass":
         raise DataError(f"{run.initial}: not a restorer of one pass", hint="initial=compact, or another")
@@ -403,7 +408,7 @@ def _are_equal(one: ClassTexts, other: ClassTexts) -> bool:
 def _start(encoder: str) -> tuple[clip.DaClip, ModelConfig]:
     """The DA-CLIP a controller starts from: open_clip's own towers, or a model."""
     if not encoder.startswith("open_clip:"):
-        found = _find_model(encoder)
+        found = find_model(encoder)
         return checkpoints.load(found).daclip, found.encoder_config
     name, _, tag = encoder.removeprefix("open_clip:").partition(":")
     daclip = clip.vit(name, pretrained=tag or None)
@@ -418,18 +423,6 @@ def _texts_of(daclip: clip.DaClip, words: Sequence[str]) -> ClassTexts:
     """The words and their text embeddings."""
     with torch.no_grad():
         return ClassTexts(names=tuple(words), embeddings=daclip.encode_text(list(words)).float().numpy())
-
-
-def _find_model(name: str) -> ModelFolder:
-    """The model of a run folder, or a model by folder, bundled name or hub id, from the cache only."""
-    finished = Path(name) / "model"
-    try:
-        return models.find(finished if finished.is_dir() else name, offline=True)
-    except ModelError as error:
-        raise DataError(
-            f"{name}: neither a finished run nor a model ({error.message})",
-            hint="train that first, or name a model: encoder=compact-encoder",
-        ) from error
 
 
 def _carried(found: ModelFolder) -> dict[str, Any] | str:
@@ -496,17 +489,21 @@ def data_sets(
             check_headers(each.pairs, partial(on_progress, "pairs looked at"))
     if isinstance(val, CleanPhotos):
         val = replace(val, weights=None, alike=1, clean_share=0.1, mixture_share=0.1)
-    size = min(16, count)
+    size = min(loop.VAL_BATCH, count)
     return data, list(loop.batches(val, size=size, start=0, stop=count // size, workers=run.loop.workers))
 
 
 def _opened(run: ControllerRun | RestorerRun, split: Split, seed: int) -> CleanPhotos | Pairs:
     words_needed = 2 if isinstance(run, ControllerRun) else 1
     data = open_data(run.data, split=split, region=run.region, seed=seed, words_needed=words_needed)
+    data = replace(data, cache_bytes=run.loop.cache_mb * 10**6 // max(1, run.loop.workers))
+    is_wild = run.degrade == "wild-ir"
     if isinstance(data, Pairs):
-        return data
+        return replace(data, grey_share=0.2 if is_wild else 0.0)
     return replace(
         data,
+        grey_share=0.1 if is_wild else 0.0,
+        degrade=run.degrade,
         names=tuple(run.shares),
         weights=tuple(run.shares.values()),
         clean_share=run.clean_share,
@@ -530,17 +527,15 @@ def _check_captions(run: ControllerRun, data: CleanPhotos | Pairs) -> None:
 
 
 def _words(run: ControllerRun) -> tuple[str, ...]:
-    """What can be wrong in the data, in the paper's order, words of one's own behind, and "clean"."""
+    """What can be wrong in the data: the paper's words, or those of wild-IR, then one's own, and "clean"."""
     data = open_data(run.data, words_needed=2)
-    found = (
-        {name for pair in data.pairs for name in pair.names} if isinstance(data, Pairs) else set(run.shares)
-    )
-    own = sorted(found - set(WORDS))
-    return (*DEGRADATIONS, *own, CLEAN)
+    known = WILD_IR_NAMES if run.degrade == "wild-ir" else DEGRADATIONS
+    if isinstance(data, Pairs):
+        found = {name for pair in data.pairs for name in pair.names}
+    else:
+        found = set(run.shares) if run.degrade == "ten" else set[str]()
+    return (*known, *sorted(found - {*known, CLEAN}), CLEAN)
 
-
-_BRANCHES = ("tone", "fill", "veil")
-"""Parts that change next to nothing when they are new: a run may add them to the network it starts from."""
 
 _INITIAL = "initial"
 """Where a run keeps the model that its network goes on from, beside its own."""

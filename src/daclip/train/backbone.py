@@ -28,6 +28,9 @@ Progress = Callable[[str, int, int], None]
 
 Captioned = tuple[Path, list[str]]
 
+FEATURE_BATCH = 32
+"""Photos seen at once by the frozen towers."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Parts:
@@ -96,9 +99,9 @@ def _features(
     count = min(len(captions) for _, captions in rows)
     photos: list[Tensor] = []
     sentences: list[Tensor] = []
-    for start in range(0, len(rows), 32):
+    for start in range(0, len(rows), FEATURE_BATCH):
         on_progress("features", start, len(rows))
-        some = rows[start : start + 32]
+        some = rows[start : start + FEATURE_BATCH]
         pixels = torch.cat([_square(path, clip.COMPACT_SIDE) for path, _ in some])
         state = parts.tower.stem(normalised(pixels, clip.COMPACT_MEAN, clip.COMPACT_STD))
         for block in parts.tower.blocks:

@@ -27,6 +27,9 @@ _VISIBLE = 1 / 255
 
 _MAX_LOGIT_SCALE = 4.6052  # ln 100
 
+_BY_CAPTION = ("published", "masked")
+"""Losses of the content that need captions."""
+
 
 class ControllerJob(nn.Module):
     """The controller in training: the model, the texts of the words, and how cosines become probabilities.
@@ -50,7 +53,7 @@ class ControllerJob(nn.Module):
         std: Sequence[float] = clip.COMPACT_STD,
     ) -> None:
         super().__init__()
-        if run.content in ("published", "masked") and model.text_tower is None:
+        if run.content in _BY_CAPTION and model.text_tower is None:
             raise DataError(
                 f"content={run.content} compares with captions, and {run.encoder} has no text tower",
                 hint="content=clean needs none",
@@ -103,11 +106,16 @@ class ControllerJob(nn.Module):
         embeddings = self.model.encode(degraded)
         truth = self.targets(names)
         content = F.normalize(embeddings.content.float(), dim=-1)
-        shown = CONTENT_LOSSES[self.run.content](self, content, clean, batch.captions)
+        shown, shown_floor = CONTENT_LOSSES[self.run.content](self, content, clean, batch.captions)
         with torch.autocast(truth.device.type, enabled=False):
             found = F.normalize(embeddings.degradation.float(), dim=-1)
             said, floor = DEGRADATION_LOSSES[self.run.degradation](self, found, truth)
-        figures = {"said": said.item(), "said_floor": floor, "shown": shown.item()}
+        figures = {
+            "said": said.item(),
+            "said_floor": floor,
+            "shown": shown.item(),
+            "shown_floor": shown_floor,
+        }
         single = torch.tensor([len(parts) <= 1 for parts in names], device=truth.device)
         hits = (self.logits(found).argmax(1) == truth.argmax(1))[single].float()
         if len(hits):  # a small batch may hold mixtures only
@@ -116,21 +124,24 @@ class ControllerJob(nn.Module):
 
     @torch.no_grad()
     def validate(self, batches: Sequence[Batch], device: torch.device) -> tuple[dict[str, float], None]:
-        """Top-1 accuracy per word, over photos with at most one; how near content is to the clean photo's.
+        """Top-1 accuracy per word, over photos with at most one; how near content is to what it should be.
 
-        `content` is the mean cosine to it, `content_r1` how often the own clean photo (with captions: the
-        own caption) is the nearest of all; the same for the plain tower, `content_plain`.
+        `content` is its mean cosine to the embedding of the clean photo, `content_r1` how often the own clean
+        photo is the nearest of all; the same for the plain tower, `content_plain`. Where all photos have
+        captions, and there is a text tower, also `caption`: any caption of the same words is the right one.
         """
         hits: dict[str, list[float]] = {word: [] for word in self.words}
         controlled: list[Tensor] = []
         plain: list[Tensor] = []
         wanted: list[Tensor] = []
+        captions: list[str | None] = []
         for batch in batches:
             degraded, clean, names = self._views(batch.to(device))
             embeddings = self.model.encode(degraded)
             controlled.append(F.normalize(embeddings.content.float(), dim=-1))
             plain.append(F.normalize(self.model.encode_plain(degraded).float(), dim=-1))
-            wanted.append(self._wanted(clean, batch.captions))
+            wanted.append(F.normalize(self.model.encode_plain(clean).float(), dim=-1))
+            captions += batch.captions
             best = self.logits(embeddings.degradation.float()).argmax(1)
             for parts, word in zip(names, best.tolist(), strict=True):
                 if len(parts) <= 1:
@@ -139,26 +150,16 @@ class ControllerJob(nn.Module):
         figures = {f"accuracy/{word}": sum(h) / len(h) for word, h in hits.items() if h}
         if figures:
             figures["accuracy"] = sum(figures.values()) / len(figures)
-        truth = torch.cat(wanted)
-        for name, parts in (("content", controlled), ("content_plain", plain)):
-            similarity = torch.cat(parts) @ truth.T
-            figures[name] = float(similarity.diagonal().mean())
-            figures[f"{name}_r1"] = float(
-                (similarity.argmax(1).cpu() == torch.arange(len(truth))).float().mean()
-            )
+        seen = {"": torch.cat(controlled), "_plain": torch.cat(plain)}
+        figures |= _retrieval("content", seen, torch.cat(wanted), [*range(len(captions))])
+        if self.run.content in _BY_CAPTION or (self.model.text_tower is not None and all(captions)):
+            figures |= _retrieval("caption", seen, self.captions(captions), captions)
         return figures, None
 
     def goal(self, figures: dict[str, float]) -> float:
         """What the best weights have most of."""
-        return figures.get("accuracy", 0.0) + figures["content"]
-
-    def _wanted(
-        self, clean: Float[Tensor, "b 3 s s"], captions: Sequence[str | None]
-    ) -> Float[Tensor, "b d"]:
-        """What content should be near: the caption where there are captions, else the clean photo."""
-        if self.run.content in ("published", "masked"):
-            return self.captions(captions)
-        return F.normalize(self.model.encode_plain(clean).float(), dim=-1)
+        content = figures["caption" if self.run.content in _BY_CAPTION else "content"]
+        return figures.get("accuracy", 0.0) + content
 
     @torch.no_grad()
     def captions(self, captions: Sequence[str | None]) -> Float[Tensor, "b d"]:
@@ -183,6 +184,19 @@ class ControllerJob(nn.Module):
         is_changed = ((degraded - clean).abs().mean((1, 2, 3)) > _VISIBLE).tolist()
         names = [parts if seen else () for parts, seen in zip(batch.names, is_changed, strict=True)]
         return normalised(degraded, self.mean, self.std), normalised(clean, self.mean, self.std), names
+
+
+def _retrieval(
+    name: str, seen: dict[str, Tensor], truth: Float[Tensor, "n d"], owners: Sequence[object]
+) -> dict[str, float]:
+    """Mean cosine to the own truth, and how often the nearest truth is the own or an equal one."""
+    figures: dict[str, float] = {}
+    for tower, content in seen.items():
+        similarity = content @ truth.T
+        hits = [owners[best] == own for best, own in zip(similarity.argmax(1).tolist(), owners, strict=True)]
+        figures[name + tower] = float(similarity.diagonal().mean())
+        figures[f"{name}{tower}_r1"] = sum(hits) / len(hits)
+    return figures
 
 
 # ---- losses of the degradation embedding: loss, and the least it could be
@@ -228,7 +242,7 @@ DEGRADATION_LOSSES: dict[str, DegradationLoss] = {
 }
 
 
-# ---- losses of the content embedding
+# ---- losses of the content embedding: loss, and the least it could be
 
 
 Captions = Sequence[str | None]
@@ -236,35 +250,35 @@ Captions = Sequence[str | None]
 
 def _to_clean(
     job: ControllerJob, content: Float[Tensor, "b d"], clean: Float[Tensor, "b 3 s s"], captions: Captions
-) -> Tensor:
+) -> tuple[Tensor, float]:
     """The wild variant, caption-free: L1 to the clean photo's embedding in the plain tower."""
     with torch.no_grad():
         wanted = F.normalize(job.model.encode_plain(clean).float(), dim=-1)
-    return (content - wanted).abs().sum(1).mean() / content.shape[1] ** 0.5
+    return (content - wanted).abs().sum(1).mean() / content.shape[1] ** 0.5, 0.0
 
 
 def _to_captions(
     job: ControllerJob, content: Float[Tensor, "b d"], clean: Float[Tensor, "b 3 s s"], captions: Captions
-) -> Tensor:
-    """Published: contrast with the captions in the batch."""
-    return _contrast(job, content, job.captions(captions), masked=False)[0]
+) -> tuple[Tensor, float]:
+    """Published: contrast with the captions in the batch. Photos with one caption are negatives, too."""
+    return _contrast(job, content, job.captions(captions), masked=False)
 
 
 def _to_other_captions(
     job: ControllerJob, content: Float[Tensor, "b d"], clean: Float[Tensor, "b 3 s s"], captions: Captions
-) -> Tensor:
+) -> tuple[Tensor, float]:
     """The same, but photos with one caption are not each other's negatives."""
-    return _contrast(job, content, job.captions(captions), masked=True)[0]
+    return _contrast(job, content, job.captions(captions), masked=True)
 
 
 def _nothing(
     job: ControllerJob, content: Float[Tensor, "b d"], clean: Float[Tensor, "b 3 s s"], captions: Captions
-) -> Tensor:
+) -> tuple[Tensor, float]:
     """No loss on the content."""
-    return content.sum() * 0
+    return content.sum() * 0, 0.0
 
 
-ContentLoss = Callable[[ControllerJob, Tensor, Tensor, Captions], Tensor]
+ContentLoss = Callable[[ControllerJob, Tensor, Tensor, Captions], tuple[Tensor, float]]
 CONTENT_LOSSES: dict[str, ContentLoss] = {
     "clean": _to_clean,
     "published": _to_captions,

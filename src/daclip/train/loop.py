@@ -287,6 +287,13 @@ def _tracker(
 # ---- data
 
 
+PREFETCHED = 4
+"""Batches that each worker makes ahead."""
+
+VAL_BATCH = 16
+"""Regions of a batch of a validation."""
+
+
 class _Batches(Dataset[Batch | DaclipError]):
     """A data set as the loader wants it: the batch of some numbers.
 
@@ -332,7 +339,7 @@ def batches(
         sampler=[range(index, index + own) for index in first],
         batch_size=None,  # they come as batches
         num_workers=workers,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=PREFETCHED if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
     for drawn in loader:

@@ -16,7 +16,7 @@ def optimiser(named: Iterable[tuple[str, nn.Parameter]], loop: Loop) -> torch.op
     betas = (loop.beta1, loop.beta2)
     if loop.optimiser == "lion":
         return Lion(groups, lr=loop.learning_rate, betas=betas)
-    return torch.optim.AdamW(groups, lr=loop.learning_rate, betas=betas, fused=True)
+    return torch.optim.AdamW(groups, lr=loop.learning_rate, betas=betas, eps=loop.eps, fused=True)
 
 
 class Lion(torch.optim.Optimizer):

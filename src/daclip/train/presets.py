@@ -35,12 +35,14 @@ class Loop:
         optimiser: `adamw`, or `lion` (Chen et al., 2023).
         learning_rate: at its highest: linear warm-up, then a cosine to `floor` of it.
         beta1, beta2: of the optimiser's averages.
+        eps: what AdamW adds to the root of the second average.
         clip_norm: largest norm of the gradient; 0 leaves it as it is.
         ema: share of the old in the averaged weights at each step.
         precision: of the forward pass.
         device: `auto` is a CUDA device where there is one; in a run of several processes each takes its own.
         compile: the networks, by torch.compile.
         workers: processes that read and degrade photos; their number changes nothing but the speed.
+        cache_mb: megabytes of decoded photos kept in memory, over all workers of a process.
         threads: of the arithmetic; another number gives other last digits.
         validate_every, validate_regions: how often, in steps, and on how many regions.
         save_every, log_every: steps.
@@ -56,6 +58,7 @@ class Loop:
     floor: float = 1e-3
     beta1: float = 0.9
     beta2: float = 0.99
+    eps: float = 1e-8
     weight_decay: float
     warmup: int
     clip_norm: float = 1.0
@@ -64,6 +67,7 @@ class Loop:
     device: str = "auto"
     compile: bool = False
     workers: int = 1
+    cache_mb: int = 256
     threads: int = 1
     seed: int = 0
     validate_every: int = 500
@@ -114,6 +118,8 @@ class ControllerRun:
         degradation: loss of the degradation embedding, see train.controller.DEGRADATION_LOSSES.
         content: loss of the content embedding, see train.controller.CONTENT_LOSSES.
         content_weight: of the content loss beside the other.
+        degrade: how photos are degraded here: `ten`, by one or several of the ten degradations, or `wild-ir`,
+            by the random degradation of wild-IR, which has words of its own; some photos are then made grey.
         clean_share, mixture_share: of untouched photos and of mixtures, where photos are degraded here.
         tone_share: of photos flat or pale by nature, where photos are degraded here, see data.clean.toned.
         shares: relative draws of the degradations.
@@ -127,6 +133,7 @@ class ControllerRun:
     degradation: Literal["sigmoid", "softmax", "published", "masked"] = "sigmoid"
     content: Literal["clean", "published", "masked", "none"] = "clean"
     content_weight: float = 5.0
+    degrade: Literal["ten", "wild-ir"] = "ten"
     clean_share: float = 0.1
     mixture_share: float = 0.2
     tone_share: float = 0.3
@@ -173,11 +180,15 @@ class RestorerRun:
         region: side of the degraded square, in pixels.
         patch: side of what the network sees, in pixels.
         late_patch, late_from: side from this share of the steps on; a region then gives fewer patches, so
-            that a step sees the same number of pixels.
+            that a step sees about as many pixels: 2 of 128 for the 6 of 64 of `compact`, 8 of 64 in pixels.
         patches_per_region: patches cut from one region; `loop.batch` counts patches.
         view: side of what the encoder sees, in pixels.
+        checkpoint_activations: keep fewer maps for the backward pass and compute them again: less memory, a
+            third more time.
         told_share: of photos whose damage the network is told by the texts of its words, not by what the
             encoder saw: so that it understands a person who names the damage.
+        degrade: how photos are degraded here: `ten`, by one or several of the ten degradations, or `wild-ir`,
+            by the random degradation of wild-IR, which has words of its own; some photos are then made grey.
         clean_share, mixture_share: of untouched photos and of mixtures, where photos are degraded here.
         tone_share: of photos flat or pale by nature, where photos are degraded here, see data.clean.toned.
         alike: all photos of a step have one kind of degradation, where photos are degraded here. With a
@@ -203,7 +214,9 @@ class RestorerRun:
     late_from: float = 0.7
     patches_per_region: int = 4
     view: int = 160
+    checkpoint_activations: bool = False
     told_share: float = 0.1
+    degrade: Literal["ten", "wild-ir"] = "ten"
     clean_share: float = 0.1
     mixture_share: float = 0.2
     tone_share: float = 0.3
@@ -376,6 +389,35 @@ def compact_tiny() -> RestorerRun:
     )
 
 
+def _tiny(network: dict[str, Any], **changes: Any) -> RestorerRun:
+    """Another network told by DA-CLIP, at the size of a toy."""
+    return replace(compact_tiny(), network={**network, "context_dim": 256, "degradation": True}, **changes)
+
+
+def unet_tiny() -> RestorerRun:
+    """A toy of the conditional U-Net, 0.9 M parameters, which learns the noise without bias."""
+    network = {"name": "unet", "width": 32, "multipliers": [1, 2], "content": True}
+    return _tiny(network, objective="noise", loss="l1")
+
+
+def restormer_tiny() -> RestorerRun:
+    """A toy of Restormer + DA-CLIP, 0.3 M parameters."""
+    network = {"name": "restormer", "width": 16, "blocks": [1, 1, 1, 1], "refinement": 1}
+    return _tiny({**network, "heads": [1, 1, 2, 2], "content": "vector"})
+
+
+def airnet_tiny() -> RestorerRun:
+    """A toy of AirNet + DA-CLIP, 0.2 M parameters."""
+    network = {"name": "airnet", "width": 16, "groups": 1, "blocks": 1, "queue": 128}
+    return _tiny({**network, "content": "vector"})
+
+
+def promptir_tiny() -> RestorerRun:
+    """A toy of PromptIR + DA-CLIP, 0.6 M parameters."""
+    network = {"name": "promptir", "width": 16, "blocks": [1, 1, 1, 1], "refinement": 1, "content": "vector"}
+    return _tiny({**network, "prompts": [16, 32, 64], "prompt_sides": [16, 8, 4]})
+
+
 def controller_tiny() -> ControllerRun:
     """A few hundred steps of the compact controller on small views."""
     run = ControllerRun(region=96, view=64, tone_share=0.0)
@@ -387,7 +429,7 @@ def controller_tiny() -> ControllerRun:
 
 
 def controller() -> ControllerRun:
-    """The published DA-CLIP, ViT-B-32: 50 epochs of 52,800 photos in batches of 4 x 784 (PAPER.md 1.3)."""
+    """The published DA-CLIP, ViT-B-32: 50 epochs of 16 batches of 4 x 784 (PAPER.md 1.3)."""
     return ControllerRun(
         data="datasets/universal/daclip_train.csv",
         encoder="open_clip:ViT-B-32:laion2b_s34b_b79k",
@@ -397,11 +439,12 @@ def controller() -> ControllerRun:
         content="published",
         content_weight=1.0,
         loop=Loop(
-            steps=840,
+            steps=800,
             batch=3136,
             learning_rate=3e-5,
             floor=0.0,
             beta2=0.98,
+            eps=1e-6,
             weight_decay=0.05,
             warmup=100,
             clip_norm=0.0,
@@ -414,10 +457,15 @@ def controller() -> ControllerRun:
     )
 
 
-def wild_controller() -> ControllerRun:
-    """The wild DA-CLIP, ViT-L-14: content drawn to the clean photo's, words told apart by cross-entropy.
+_WILD: dict[str, Any] = {"degrade": "wild-ir", "clean_share": 0.0, "mixture_share": 0.0, "tone_share": 0.0}
 
-    Its training code is not published; the losses are those PAPER.md 1.2 recommends.
+
+def wild_controller() -> ControllerRun:
+    """The wild DA-CLIP, ViT-L-14, on wild-IR's random degradations, which leave no photo clean.
+
+    Content is drawn to the clean photo's, and each word (blur, ringing artifact, noise, jpeg block) answered
+    by itself, for they come together. The training code is not published; these losses are those PAPER.md 1.2
+    recommends.
     """
     run = controller()
     return replace(
@@ -427,7 +475,7 @@ def wild_controller() -> ControllerRun:
         degradation="sigmoid",
         content="clean",
         content_weight=5.0,
-        mixture_share=0.7,
+        **_WILD,
     )
 
 
@@ -464,16 +512,27 @@ def universal_ir() -> RestorerRun:
     )
 
 
+def universal_ir_unbiased() -> RestorerRun:
+    """universal-ir trained on the noise itself: without bias, so that few steps sample it (PAPER.md 2.3)."""
+    return replace(universal_ir(), objective="noise", sample_steps=20)
+
+
+def ir_sde() -> RestorerRun:
+    """IR-SDE of the unified table: the plain U-Net of 137 M weights, no embeddings, else as universal-ir."""
+    network = {"name": "unet", "width": 64, "multipliers": [2, 4, 8, 16], "context_dim": None}
+    return replace(universal_ir(), network={**network, "degradation": False, "content": False})
+
+
 def wild_ir() -> RestorerRun:
-    """The published wild-ir: the same at half resolution, on mixtures (PAPER.md 2.4)."""
+    """The published wild-ir: the same at half resolution, on wild-IR's random degradations (PAPER.md 2.4)."""
     run = universal_ir()
     return replace(
         run,
         data="datasets/wild",
         encoder="runs/wild-controller",
         network={**run.network, "context_dim": 768, "degradation": False, "half_resolution": True},
-        mixture_share=0.7,
         loop=replace(run.loop, steps=500_000, validate_every=5000),
+        **_WILD,
     )
 
 
@@ -540,7 +599,8 @@ def restormer() -> RestorerRun:
 
 def airnet() -> RestorerRun:
     """AirNet of the unified table; its rates and its first phase are those of networks.airnet.phase."""
-    return _baseline("airnet", learning_rate=1e-3, beta2=0.999)
+    run = _baseline("airnet", learning_rate=1e-3, beta2=0.999)
+    return replace(run, network={**run.network, "queue": 256 * run.loop.batch})
 
 
 def promptir() -> RestorerRun:
@@ -579,9 +639,15 @@ PRESETS: dict[str, Callable[[], Run]] = {
     "compact-sde": compact_sde,
     "compact-tiny": compact_tiny,
     "controller-tiny": controller_tiny,
+    "unet-tiny": unet_tiny,
+    "restormer-tiny": restormer_tiny,
+    "airnet-tiny": airnet_tiny,
+    "promptir-tiny": promptir_tiny,
     "controller": controller,
     "wild-controller": wild_controller,
     "universal-ir": universal_ir,
+    "universal-ir-unbiased": universal_ir_unbiased,
+    "ir-sde": ir_sde,
     "wild-ir": wild_ir,
     "rain100h": rain100h,
     "lol": lol,
@@ -675,6 +741,7 @@ def _value(part: Run | Loop, key: str, text: str) -> Any:
 
 _MAY_BE_ZERO = frozenset(
     {
+        "cache_mb",
         "clean_share",
         "clip_norm",
         "content_weight",

@@ -14,7 +14,7 @@ from daclip import clip, detect, sampling, tiling
 from daclip.detect import ClassTexts
 from daclip.diffusion import IRSDE
 from daclip.errors import UsageError
-from daclip.networks import airnet
+from daclip.networks import airnet, recompute
 from daclip.networks.airnet import AirNet
 from daclip.networks.drunet import DRUNet
 from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes
@@ -70,6 +70,8 @@ class RestorerJob(nn.Module):
         self.run = run
         self.encoder = None if encoder is None else encoder.requires_grad_(False).eval()
         self.network = channels_last(network)
+        if run.checkpoint_activations:
+            recompute.checkpoint_activations(network)
         self.initial = None if initial is None else channels_last(initial).requires_grad_(False).eval()
         self.texts = texts
         self.mean, self.std = mean, std
@@ -111,7 +113,7 @@ class RestorerJob(nn.Module):
         degraded, clean = planes(batch.degraded), planes(batch.clean)
         generators = batch.generators(self.run.loop.seed)
         context = self._told(self.context(degraded, generators), batch.names, generators)
-        side, count = self._cut(progress)
+        side, count = self.cut(progress)
         mu, x0 = draw_patches([degraded, clean], side, count=count, generators=generators)
         draws = [each for each in generators for _ in range(count)]
         context = context.repeated(count)
@@ -159,8 +161,8 @@ class RestorerJob(nn.Module):
                 rows[i] = torch.from_numpy(words[0]).to(own)
         return Context(content=context.content, degradation=torch.stack(rows))
 
-    def _cut(self, progress: float) -> tuple[int, int]:
-        """Side of the patches, and how many of a region: later larger and fewer."""
+    def cut(self, progress: float) -> tuple[int, int]:
+        """Side of the patches, and how many of a region: later larger and fewer, about as many pixels."""
         run = self.run
         if progress < run.late_from:
             return run.patch, run.patches_per_region
