@@ -23,6 +23,9 @@ _EPSILON = 1e-2
 _LEAST = 0.15
 """Transmission below which the scene is not asked for more than this."""
 
+_DOUBT = 0.7
+"""Strength below which nothing is taken."""
+
 _HELPS = 0.7
 """A photo has a veil if taking it off leaves so much of its error, or less."""
 
@@ -50,9 +53,8 @@ class Veil(nn.Module):
             told: direction of the degradation embedding.
             white: lightness of the veil where nothing is seen through it (airlight).
         """
-        with torch.autocast(mu.device.type, enabled=False):
-            strength = self.strength(told.float()).sigmoid()
-            return without_veil(mu.float(), strength[:, :, None, None], white.float()[:, None, None, None])
+        # a little is none: blocks that never saw it would take it for something else
+        return self._bare(mu, F.threshold(self._strength(told), _DOUBT, 0.0), white)
 
     def lesson(
         self,
@@ -64,9 +66,19 @@ class Veil(nn.Module):
         """The answer of `forward`, and its L1 to the clean photo, or to mu where there is no veil."""
         best = without_veil(mu, torch.tensor(0.9, device=mu.device), white[:, None, None, None])
         before, after = ((each - clean).abs().mean((1, 2, 3), keepdim=True) for each in (mu, best))
-        answer = self(mu, told, white)
         aim = torch.where(after < _HELPS * before, clean, mu)
-        return answer, (answer - aim).abs().mean((1, 2, 3))
+        learning = self._bare(mu, self._strength(told), white)
+        return self(mu, told, white), (learning - aim).abs().mean((1, 2, 3))
+
+    def _strength(self, told: Float[Tensor, "b d"]) -> Float[Tensor, "b 1"]:
+        with torch.autocast(told.device.type, enabled=False):
+            return self.strength(told.float()).sigmoid()
+
+    def _bare(
+        self, mu: Float[Tensor, "b 3 h w"], strength: Float[Tensor, "b 1"], white: Float[Tensor, "b"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        with torch.autocast(mu.device.type, enabled=False):
+            return without_veil(mu.float(), strength[:, :, None, None], white.float()[:, None, None, None])
 
 
 def white(content: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:

@@ -298,7 +298,7 @@ def controller_compact() -> ControllerRun:
 
 
 def compact() -> RestorerRun:
-    """The bundled one-pass restorer: DRUNet + DA-CLIP at half resolution, with veil, 3.88 M weights."""
+    """The bundled one-pass restorer: DRUNet + DA-CLIP at half resolution, 3.87 M weights."""
     network = {
         "name": "drunet",
         "widths": [48, 96, 160],
@@ -309,7 +309,6 @@ def compact() -> RestorerRun:
         "degradation": True,
         "content": "vector",
         "tone": True,
-        "veil": True,
         "shuffle": 2,
         "factors": True,
     }
@@ -358,7 +357,6 @@ def compact_sde() -> RestorerRun:
         "widths": [48, 96, 128],
         "middle_blocks": 2,
         "factors": False,
-        "veil": False,
     }
     loop = replace(run.loop, steps=10_000, warmup=200)
     return replace(
