@@ -1018,6 +1018,7 @@ def test_the_memory_a_run_is_said_to_need_is_what_it_takes(photos: Path, tmp_pat
     """Within 20 %, in a process of its own, as `daclip train` says and takes it."""
     overrides = ["encoder=compact-encoder", "steps=3", "workers=0", "batch=32", "patches_per_region=8"]
     overrides += ["region=128", "late_patch=64", "validate_regions=2", "trackers=[]", "precision=fp32"]
+    overrides += ["cache_mb=1"]
     code = (
         "from pathlib import Path; from daclip import train\n"
         f"run = train.preset('compact', {['data=' + str(photos), *overrides]!r})\n"

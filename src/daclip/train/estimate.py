@@ -31,7 +31,7 @@ from daclip.train.batch import collate
 from daclip.train.controller import ControllerJob
 from daclip.train.described import described_job
 from daclip.train.loop import PREFETCHED, VAL_BATCH, regions_per_step
-from daclip.train.presets import BackboneRun, ControllerRun, Run
+from daclip.train.presets import BackboneRun, ControllerRun, RestorerRun, Run
 from daclip.train.restorer import RestorerJob
 
 _WORKER_BYTES = 60_000_000
@@ -85,10 +85,12 @@ def estimate_run(run: Run) -> Estimate:
     regions = regions_per_step(run) // processes
     learning, every = _size(job.learning().parameters()), _size(job.parameters())
     step, validation = _peaks(job, max(1, regions // loop.accumulate))
-    # validation meets the last step's gradients, and puts the weights in training aside
-    maps = max(step, validation + 8 * learning)
-    averages = {"adamw": 2, "lion": 1}[loop.optimiser] + 1  # one of the weights themselves
     pixels = 2 * 3 * run.region**2
+    # validation meets the last step's gradients, and puts the weights in training aside; it holds photos in
+    # float32 (twice `pixels`): four of each region, and three times the pictures, of twelve words
+    shown = 2 * pixels * (4 * VAL_BATCH + 3 * 36) if isinstance(run, RestorerRun) else 0
+    maps = max(step, validation + shown + 8 * learning)
+    averages = {"adamw": 2, "lion": 1}[loop.optimiser] + 1  # one of the weights themselves
     on_device = 4 * every + 4 * averages * learning + maps + 5 * pixels * regions // loop.accumulate
     batches = pixels * (regions * (1 + PREFETCHED * loop.workers) + loop.validate_regions)
     readers = loop.workers * _WORKER_BYTES + loop.cache_mb * 10**6
