@@ -34,8 +34,11 @@ from daclip.train.loop import PREFETCHED, VAL_BATCH, regions_per_step
 from daclip.train.presets import BackboneRun, ControllerRun, RestorerRun, Run
 from daclip.train.restorer import RestorerJob
 
+_WORKING_BYTES = 150_000_000
+"""What a process holds more once it computes, in libraries and compiled kernels: docs/decisions.md."""
+
 _WORKER_BYTES = 60_000_000
-"""What a process that reads photos holds beside its cache: measured, docs/decisions.md."""
+"""What a process that reads photos holds beside its cache, measured there, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +99,8 @@ def estimate_run(run: Run) -> Estimate:
     readers = loop.workers * _WORKER_BYTES + loop.cache_mb * 10**6
     is_cpu = loop.device == "cpu" or not torch.cuda.is_available()
     # what this process holds, the counting included, is held while it trains, too
-    memory = psutil.Process().memory_info().rss + batches + readers + (on_device if is_cpu else 4 * every)
+    here = psutil.Process().memory_info().rss + _WORKING_BYTES
+    memory = here + batches + readers + (on_device if is_cpu else 4 * every)
     fits = is_cpu and memory * processes < psutil.virtual_memory().total
     return Estimate(
         parameters=learning,
