@@ -21,7 +21,7 @@ def checkpoint_activations(network: nn.Module) -> None:
 
     Raises UsageError where there are none.
     """
-    parts = [each for each in network.modules() if hasattr(each, "checkpoint_activations")]
+    parts: list[Any] = [each for each in network.modules() if hasattr(each, "checkpoint_activations")]
     if not parts:
         raise UsageError(
             f"checkpoint_activations: {type(network).__name__} has no parts that can", hint="leave it false"

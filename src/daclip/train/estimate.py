@@ -31,11 +31,14 @@ from daclip.train.batch import collate
 from daclip.train.controller import ControllerJob
 from daclip.train.described import described_job
 from daclip.train.loop import PREFETCHED, VAL_BATCH, regions_per_step
-from daclip.train.presets import BackboneRun, ControllerRun, Run
+from daclip.train.presets import BackboneRun, ControllerRun, RestorerRun, Run
 from daclip.train.restorer import RestorerJob
 
+_WORKING_BYTES = 150_000_000
+"""What a process holds more once it computes, in libraries and compiled kernels: docs/decisions.md."""
+
 _WORKER_BYTES = 60_000_000
-"""What a process that reads photos holds beside its cache: measured, docs/decisions.md."""
+"""What a process that reads photos holds beside its cache, measured there, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,16 +88,19 @@ def estimate_run(run: Run) -> Estimate:
     regions = regions_per_step(run) // processes
     learning, every = _size(job.learning().parameters()), _size(job.parameters())
     step, validation = _peaks(job, max(1, regions // loop.accumulate))
-    # validation meets the last step's gradients, and puts the weights in training aside
-    maps = max(step, validation + 8 * learning)
-    averages = {"adamw": 2, "lion": 1}[loop.optimiser] + 1  # one of the weights themselves
     pixels = 2 * 3 * run.region**2
+    # validation meets the last step's gradients, and puts the weights in training aside; it holds photos in
+    # float32 (twice `pixels`): four of each region, and three times the pictures, of twelve words
+    shown = 2 * pixels * (4 * VAL_BATCH + 3 * 36) if isinstance(run, RestorerRun) else 0
+    maps = max(step, validation + shown + 8 * learning)
+    averages = {"adamw": 2, "lion": 1}[loop.optimiser] + 1  # one of the weights themselves
     on_device = 4 * every + 4 * averages * learning + maps + 5 * pixels * regions // loop.accumulate
     batches = pixels * (regions * (1 + PREFETCHED * loop.workers) + loop.validate_regions)
     readers = loop.workers * _WORKER_BYTES + loop.cache_mb * 10**6
     is_cpu = loop.device == "cpu" or not torch.cuda.is_available()
     # what this process holds, the counting included, is held while it trains, too
-    memory = psutil.Process().memory_info().rss + batches + readers + (on_device if is_cpu else 4 * every)
+    here = psutil.Process().memory_info().rss + _WORKING_BYTES
+    memory = here + batches + readers + (on_device if is_cpu else 4 * every)
     fits = is_cpu and memory * processes < psutil.virtual_memory().total
     return Estimate(
         parameters=learning,

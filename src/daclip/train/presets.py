@@ -393,13 +393,13 @@ def _tiny(network: dict[str, Any], **changes: Any) -> RestorerRun:
 
 
 def unet_tiny() -> RestorerRun:
-    """A toy of the conditional U-Net, 0.9 M parameters, which learns the noise without bias."""
+    """A toy of the conditional U-Net, 1.1 M parameters, which learns the noise without bias."""
     network = {"name": "unet", "width": 32, "multipliers": [1, 2], "content": True}
     return _tiny(network, objective="noise", loss="l1")
 
 
 def restormer_tiny() -> RestorerRun:
-    """A toy of Restormer + DA-CLIP, 0.3 M parameters."""
+    """A toy of Restormer + DA-CLIP, 0.9 M parameters."""
     network = {"name": "restormer", "width": 16, "blocks": [1, 1, 1, 1], "refinement": 1}
     return _tiny({**network, "heads": [1, 1, 2, 2], "content": "vector"})
 
@@ -411,7 +411,7 @@ def airnet_tiny() -> RestorerRun:
 
 
 def promptir_tiny() -> RestorerRun:
-    """A toy of PromptIR + DA-CLIP, 0.6 M parameters."""
+    """A toy of PromptIR + DA-CLIP, 1.4 M parameters."""
     network = {"name": "promptir", "width": 16, "blocks": [1, 1, 1, 1], "refinement": 1, "content": "vector"}
     return _tiny({**network, "prompts": [16, 32, 64], "prompt_sides": [16, 8, 4]})
 

@@ -206,7 +206,8 @@ class RestorerJob(nn.Module):
                 word = "mixed" if len(parts) > 1 else (parts or (CLEAN,))[0]
                 triple = [pixels[i : i + 1].float() for pixels in (mu, restored, x0)]
                 rows.setdefault(word, []).append(_scores(*triple))
-                shown.setdefault(word, triple)
+                if word not in shown:  # copies: a part of a batch would keep all of it
+                    shown[word] = [each.clone() for each in triple]
         figures = {
             f"{name}/{word}": sum(each[name] for each in some) / len(some)
             for word, some in rows.items()
