@@ -1,6 +1,7 @@
 """Studies of a toy model: every one has its rows, and those with a known answer have it."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,12 @@ from daclip import checkpoints, cli
 from daclip.errors import DataError, ModelError, UsageError
 from daclip.evaluate import analysis
 from daclip.evaluate.analysis import STUDIES, Subject
+from daclip.evaluate.cases import files_sha256
 from daclip.models import read_config
 from toy_model import write_toy_model
 from toy_training import NETWORK, toy_encoder, write_encoder, write_photos
+
+WEIGHTS = Path(__file__).parents[2] / "shared" / "data" / "weights"
 
 pytestmark = [pytest.mark.torch]
 
@@ -144,18 +148,28 @@ def test_captions_need_a_text_tower(photos: Path) -> None:
         analysis.retrieval(subject)
 
 
+@pytest.mark.slow
 def test_more_calls_bring_samplers_nearer_to_the_answer(photos: Path, tmp_path: Path) -> None:
     diffusion = write_toy_model(tmp_path / "toy", "diffusion")
-    subject = Subject(model=str(diffusion), photos=photos, limit=1, calls=(2, 50), precision="fp32")
-    rows = cells(analysis.samplers(subject))
-    assert list(rows)[:6] == [
-        *("posterior", "sde (Euler)", "ode (Euler)", "mrs, order 1", "mrs, order 2", "mrs, order 3"),
-    ]
+    subject = Subject(model=str(diffusion), photos=photos, limit=2, calls=(2, 4, 20), precision="fp32")
+    study = analysis.samplers(subject)
+    assert study.tables[0].head == ("sampler", "calls", "PSNR", "PSNR 95 %", "s/photo")
+    rows = {line[:2]: line[2:] for line in study.tables[0].lines}
+    level = {key: float(cells[0]) for key, cells in rows.items()}
     for name in ("sde (Euler)", "ode (Euler)"):
-        assert float(rows[name]["50 calls"]) > float(rows[name]["2 calls"])
+        assert level[name, "20"] > level[name, "2"]
     # its noise is exact, so an exponential integrator is there at once
-    assert float(rows["mrs, order 1"]["2 calls"]) == pytest.approx(
-        float(rows["posterior"]["50 calls"]), abs=0.1
+    assert level["mrs, order 1", "2"] == pytest.approx(level["posterior", "20"], abs=0.1)
+    # the toy is shipped with four calls of the posterior
+    assert rows["as shipped: posterior", "4"][:2] == rows["posterior", "4"][:2]
+    assert len(rows) == 6 * 3 + 1
+    low, high = map(float, rows["posterior", "4"][1].split(" to "))
+    assert low < level["posterior", "4"] < high
+    timed = write_toy_model(tmp_path / "timed", "diffusion", sampler="mrs", times=(40, 10))
+    subject = Subject(model=str(timed), photos=photos, limit=1, calls=(2,), precision="fp32")
+    assert analysis.samplers(subject).tables[0].lines[-1][:2] == (
+        "as shipped: mrs, order 2, times 40 10",
+        "2",
     )
     with pytest.raises(UsageError, match="samplers need a diffusion model"):
         analysis.samplers(Subject(photos=photos))
@@ -194,6 +208,7 @@ def test_the_command_writes_a_page_study_by_study(tmp_path: Path, capfd: pytest.
     assert text.startswith("# Ours\n\nKept.\n\n## Training curves\n\nFrom the logs")
     assert text.endswith("## Mixtures\n\nkept too\n")
     assert f"`daclip analyse {tmp_path / 'run'} --studies curves`" in text
+    assert f"protocol as in the logs, 8 bits; data {tmp_path / 'run'} (sha256 " in text
     assert (tmp_path / "page" / "curves-loss.svg").read_text().startswith("<?xml")
     capfd.readouterr()
     assert run("analyse") == 2
@@ -201,3 +216,47 @@ def test_the_command_writes_a_page_study_by_study(tmp_path: Path, capfd: pytest.
     assert "a Markdown file, not a folder" in capfd.readouterr().err
     assert run("analyse", tmp_path / "run", "--studies", "vibes") == 2
     assert 'no study "vibes"' in capfd.readouterr().err
+
+
+def test_a_section_says_where_its_figures_are_from(
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    toy = write_toy_model(tmp_path / "toy", "diffusion")
+    words = [
+        "analyse",
+        "--model",
+        str(toy),
+        "--photos",
+        str(photos),
+        "--studies",
+        "mixtures",
+        "--limit",
+        "1",
+        "-v",
+    ]
+    assert cli.run(words) == 0
+    out, err = capfd.readouterr()
+    first = sorted(photos.iterdir())[0]
+    sha256 = files_sha256([("photo", first)])[:12]
+    facts = (
+        f"protocol rgb, 8 bits; data {photos}, 1 photos, degraded on the fly (wild, seed 0) (sha256 {sha256})"
+    )
+    assert facts in out
+    assert re.search(
+        r"; toy weights \w{12}, \w+ \w+\. .*; \d+ s in all, peak \d+ MB.\n\n`daclip analyse ", out
+    )
+    assert "mixtures: low-light, noisy: " in err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the weights of LPIPS are not in ../shared/data/weights")
+def test_samplers_are_compared_by_lpips_where_its_weights_are(photos: Path, tmp_path: Path) -> None:
+    toy = write_toy_model(tmp_path / "toy", "diffusion")
+    subject = Subject(model=str(toy), photos=photos, limit=1, calls=(2,), metric_weights=WEIGHTS)
+    study = analysis.samplers(subject)
+    assert study.tables[0].head[4:6] == ("LPIPS", "LPIPS 95 %")
+    assert all(0 < float(line[4]) < 1 for line in study.tables[0].lines)
+    assert list(study.figures) == ["samplers-psnr", "samplers-lpips"]
+    assert "; lpips weights " in analysis.caption(subject, "samplers", command="x", seconds=1.0).lines()[0]
+    with pytest.raises(DataError, match=r"no lpips: .*alexnet_features.safetensors: not there"):
+        analysis.samplers(Subject(model=str(toy), photos=photos, metric_weights=tmp_path))

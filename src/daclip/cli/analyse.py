@@ -1,6 +1,8 @@
 """`daclip analyse`: why it works, as the paper's discussion asks."""
 
+import itertools
 import shlex
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,8 @@ from daclip.cli.terminal import Terminal, engine_options, options
 from daclip.errors import UsageError
 
 if TYPE_CHECKING:
-    from daclip.evaluate.analysis import Study
+    from daclip.evaluate import Caption
+    from daclip.evaluate.analysis import Study, Subject
 
 HELP = """Study a model, and training runs RUN..., as the paper's discussion does; print a page in Markdown.
 
@@ -42,6 +45,11 @@ STUDIES = ("contexts", "words", "embeddings", "retrieval", "severities", "mixtur
 )
 @click.option("--severity", type=click.FloatRange(0, 1), default=0.7, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--metric-weights",
+    type=click.Path(path_type=Path),
+    help="Folder with the weights of LPIPS, for samplers.",
+)
 @click.option("--output", type=click.Path(path_type=Path), help="Markdown file; its figures go beside it.")
 @engine_options
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto")
@@ -56,6 +64,7 @@ def command(
     limit: int,
     severity: float,
     seed: int,
+    metric_weights: Path | None,
     output: Path | None,
     device: str,
     engine: str,
@@ -84,18 +93,20 @@ def command(
         captions=captions,
         backbone=backbone,
         runs=runs,
+        metric_weights=metric_weights,
         device=device,
         engine=engine,
         precision=precision,
-        on_progress=lambda study, photo: terminal.detail(f"{study}: {photo}"),
     )
     said = [*given("analyse", leave_out=("studies", "output"))]
     sections: list[str] = []
     for name in analysis.possible(subject) if asked is None else asked:
         terminal.detail(f"study {name}")
-        found = analysis.STUDIES[name](subject)
+        start = time.monotonic()
+        found = _studied(name, subject, terminal)
         line = shlex.join([*said, "--studies", name])
-        sections.append(_section(found, line, None if output is None else output.with_suffix("")))
+        caption = analysis.caption(subject, name, command=line, seconds=time.monotonic() - start)
+        sections.append(_section(found, caption, None if output is None else output.with_suffix("")))
     if not sections:
         raise UsageError("nothing to study", hint="these studies need --photos")
     if output is None:
@@ -106,11 +117,27 @@ def command(
     return 0
 
 
-def _section(study: "Study", line: str, folder: Path | None) -> str:
+def _studied(name: str, subject: "Subject", terminal: Terminal) -> "Study":
+    """A study, with its progress on stderr."""
+    from daclip.evaluate import analysis
+
+    done = itertools.count(1)
+    with terminal.progress(0) as progress:
+
+        def tell(study: str, photo: str, photos: int) -> None:
+            terminal.detail(f"{study}: {photo}")
+            progress.count(next(done), photos)
+
+        subject.on_progress = tell
+        return analysis.STUDIES[name](subject)
+
+
+def _section(study: "Study", caption: "Caption", folder: Path | None) -> str:
     """A study as Markdown; its figures are written where there is a folder for them."""
     from daclip.evaluate import plots, tables
 
-    parts = [f"## {study.title}", study.words, f"`{line}`"]
+    facts = ". ".join(caption.lines()[:-1])
+    parts = [f"## {study.title}", study.words, f"{facts}.", f"`{caption.command}`"]
     for table in study.tables:
         parts += [table.title] if table.title else []
         parts.append(tables.markdown(table, ()))

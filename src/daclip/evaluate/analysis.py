@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,8 +27,10 @@ from daclip.detect import Embeddings
 from daclip.diffusion import IRSDE
 from daclip.errors import DataError, ModelError, UsageError
 from daclip.evaluate import classification, plots, synthetic
-from daclip.evaluate.cases import Case
-from daclip.evaluate.tables import Table, bootstrap, number, order, share
+from daclip.evaluate.cases import Case, files_sha256
+from daclip.evaluate.measure import Metrics, load_metrics, peak_megabytes, scores
+from daclip.evaluate.peers import restorer_method
+from daclip.evaluate.tables import Caption, Table, between, bootstrap, number, order, share
 from daclip.image import Photo
 from daclip.metrics import Pixels8
 from daclip.restore import Restorer
@@ -60,7 +63,8 @@ class Subject:
         backbone: folder of a DA-CLIP with a text tower of the same space; None for the model's own.
         runs: folders of training runs, for `curves`.
         calls: numbers of network calls, for `samplers`.
-        on_progress: told after every photo of a study.
+        metric_weights: folder with the weights of LPIPS, for `samplers`; without it there is none.
+        on_progress: told after every photo of a study: study, photo, photos of the study.
     """
 
     model: str = "compact"
@@ -72,10 +76,11 @@ class Subject:
     backbone: str | None = None
     runs: tuple[Path, ...] = ()
     calls: tuple[int, ...] = (5, 10, 20, 50, 100)
+    metric_weights: Path | None = None
     device: str = "auto"
     engine: str = "auto"
     precision: str = "auto"
-    on_progress: Callable[[str, str], object] = lambda study, photo: None
+    on_progress: Callable[[str, str, int], object] = lambda study, photo, photos: None
 
     @cached_property
     def restorer(self) -> Restorer:
@@ -86,6 +91,15 @@ class Subject:
     def torch_model(self) -> checkpoints.Model:
         """The model in torch, for what no graph computes. Raises ModelError without weights."""
         return checkpoints.load(self.restorer.folder)
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """PSNR, and LPIPS where there are weights. Raises DataError for a folder without them."""
+        names = ("psnr",) if self.metric_weights is None else ("psnr", "lpips")
+        found, left_out = load_metrics(names, weights=self.metric_weights)
+        if left_out:
+            raise DataError(left_out[0])
+        return found
 
     def cases(self, study: str, names: Sequence[str], *, severity: float | None = None) -> list[Case]:
         """Photos degraded on the fly."""
@@ -120,24 +134,39 @@ class Subject:
         if chosen.folder.config.kind == "one-pass":
             clean = chosen.engine.predict_clean(mu, context.content, context.degradation)
         else:
-            config = chosen.folder.config
-            sample = sampling.SAMPLERS[config.sampler or "mrs"]
-            sde = IRSDE(**(config.sde or {}))
-            mu = chosen.begun(mu, context)
-            clean = sample(
-                sde,
-                chosen.predictor(sde, mu, context.content, context.degradation),
-                mu,
-                _noise(mu, self.seed),
-                steps=[*config.times, 0] if config.times else config.steps,
-            )
+            name, steps = _shipped(chosen)
+            clean = self.sampled(chosen.begun(mu, context), context, name, steps, restorer=chosen)
         return _eight_bit(clean)
+
+    def sampled(
+        self,
+        mu: Float32[np.ndarray, "1 3 h w"],
+        context: One,
+        name: str,
+        steps: int | Sequence[int],
+        *,
+        restorer: Restorer | None = None,
+    ) -> Float32[np.ndarray, "1 3 h w"]:
+        """What a diffusion model makes of `mu` by a sampler of _SAMPLERS, not clamped."""
+        chosen = restorer or self.restorer
+        config = chosen.folder.config
+        sde = IRSDE(**(config.sde or {}))
+        predict = chosen.predictor(sde, mu, context.content, context.degradation)
+        # as Restorer does it
+        unbias = config.objective == "published" and name.startswith("mrs")
+        return _SAMPLERS[name](sde, predict, mu, _noise(mu, self.seed), steps=steps, unbias=unbias)
 
     def word(self, name: str, *, like: One) -> Float32[np.ndarray, "1 d"]:
         """The text embedding of a word the model knows, as long as the degradation embedding given."""
         texts = self.restorer.folder.texts
         row = detect.unit(texts.embeddings[[texts.names.index(name)]])
         return (row * np.linalg.norm(like.degradation)).astype(np.float32)
+
+
+def _shipped(restorer: Restorer) -> tuple[str, int | list[int]]:
+    """The sampler of a diffusion model, by its name in _SAMPLERS, and its calls or times."""
+    config = restorer.folder.config
+    return _OWN_SAMPLERS[config.sampler or "mrs"], [*config.times, 0] if config.times else config.steps
 
 
 def _one(vectors: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "1 d"]:
@@ -198,7 +227,7 @@ def contexts(subject: Subject) -> Study:
             restored = subject.restore(photo, own, restorer=off)
             row = gains.setdefault("prompt module off", {})
             row.setdefault(case.degradation, []).append(_gain(restored, photo, clean))
-        subject.on_progress("contexts", case.name)
+        subject.on_progress("contexts", case.name, len(seen))
     words = (
         "Gain in PSNR, dB. `none`: both embeddings replaced by their mean over all photos here, which tells "
         "nothing of the photo; `content only` and `degradation only` keep one. `text oracle`: the true "
@@ -302,13 +331,14 @@ def words(subject: Subject) -> Study:
     """Top-1, confusion and calibration of plain and of controlled embeddings."""
     texts = subject.restorer.folder.texts
     said: dict[str, list[tuple[str, dict[str, float]]]] = {"controlled": [], "plain": []}
-    for case in subject.cases("words", texts.names):
+    cases = subject.cases("words", texts.names)
+    for case in cases:
         photo, _ = _truth(case)
         both = {"controlled": subject.restorer.encode(photo).degradation, "plain": subject.embed_plain(photo)}
         for name, vectors in both.items():
             mean = detect.probabilities(vectors, texts).mean(axis=0)
             said[name].append((case.degradation, dict(zip(texts.names, mean.tolist(), strict=True))))
-        subject.on_progress("words", case.name)
+        subject.on_progress("words", case.name, len(cases))
     found = [classification.classify(name, rows) for name, rows in said.items()]
     names = found[0].words
     lines = [
@@ -330,12 +360,13 @@ def embeddings(subject: Subject) -> Study:
     names = subject.restorer.folder.texts.names
     rows: dict[str, list[np.ndarray]] = {"degradation embedding": [], "plain embedding": []}
     labels: list[str] = []
-    for case in subject.cases("embeddings", names):
+    cases = subject.cases("embeddings", names)
+    for case in cases:
         photo, _ = _truth(case)
         rows["degradation embedding"].append(subject.embed(photo).degradation[0])
         rows["plain embedding"].append(_one(subject.embed_plain(photo))[0])
         labels.append(case.degradation)
-        subject.on_progress("embeddings", case.name)
+        subject.on_progress("embeddings", case.name, len(cases))
     units = {name: detect.unit(np.stack(vectors)) for name, vectors in rows.items()}
     flat = {
         f"{name}, {how}": at(vectors) for name, vectors in units.items() for how, at in _PROJECTIONS.items()
@@ -393,21 +424,22 @@ def retrieval(subject: Subject) -> Study:
     owner = np.array([number for number, (_, own) in enumerate(photos) for _ in own])
     gallery = detect.unit(_encode_texts(tower, texts))
     lines: list[tuple[str, ...]] = []
-    for name in (CLEAN, *DEGRADATIONS):
+    names, chosen = (CLEAN, *DEGRADATIONS), photos[: subject.limit]
+    for name in names:
         hits: dict[str, list[tuple[bool, bool]]] = {"controlled": [], "plain": []}
-        for position, (path, _) in enumerate(photos[: subject.limit]):
+        for position, (path, _) in enumerate(chosen):
             photo = _degraded(path, name, subject)
             both = {"controlled": subject.embed_content(photo), "plain": _one(subject.embed_plain(photo))}
             for kind, vector in both.items():
                 ranked = owner[np.argsort(-(detect.unit(vector) @ gallery.T)[0])]
                 hits[kind].append((bool(ranked[0] == position), bool((ranked[:10] == position).any())))
-            subject.on_progress("retrieval", f"{name}: {path.name}")
+            subject.on_progress("retrieval", f"{name}: {path.name}", len(names) * len(chosen))
         figures = [share(fmean(hit[at] for hit in hits[kind])) for at in (0, 1) for kind in hits]
         lines.append((name, *figures))
     head = ("photo", "controlled R@1", "plain R@1", "controlled R@10", "plain R@10")
     told = (
         f"A photo finds one of its own captions among the {len(texts)} of {len(photos)} photos: first (R@1), "
-        f"or among the first ten (R@10). {min(subject.limit, len(photos))} photos for each line, severity "
+        f"or among the first ten (R@10). {len(chosen)} photos for each line, severity "
         f"{subject.severity:g}."
     )
     return Study(
@@ -489,7 +521,8 @@ def severities(subject: Subject) -> Study:
         named: list[float] = []
         alone: list[float] = []
         cosines: dict[str, list[float]] = {"controlled": [], "plain": []}
-        for case in subject.cases("severities", known, severity=severity):
+        cases = subject.cases("severities", known, severity=severity)
+        for case in cases:
             photo, clean = _truth(case)
             done = subject.restorer.restore(photo)
             assert done.detection is not None
@@ -503,7 +536,7 @@ def severities(subject: Subject) -> Study:
                 own = {"controlled": subject.embed_content(photo), "plain": _one(subject.embed_plain(photo))}
                 for kind, vector in own.items():
                     cosines[kind].append(float((detect.unit(vector) * clean_content[key]).sum()))
-            subject.on_progress("severities", case.name)
+            subject.on_progress("severities", case.name, len(_SEVERITIES) * len(cases))
         for kind, values in cosines.items():
             if values:
                 curves[kind][0].append(severity)
@@ -539,10 +572,12 @@ def mixtures(subject: Subject) -> Study:
     """Two degradations at once: found, and restored by what was found, by both words, by one."""
     known = subject.restorer.folder.texts.names
     lines: list[tuple[str, ...]] = []
-    for pair in (pair for pair in _MIXTURES if set(pair) <= set(known)):
+    pairs = [pair for pair in _MIXTURES if set(pair) <= set(known)]
+    cases = subject.cases("mixtures", [CLEAN])
+    for pair in pairs:
         both, one = [], []
         gains: dict[str, list[float]] = {"auto": [], "both": [], "first": []}
-        for case in subject.cases("mixtures", [CLEAN]):
+        for case in cases:
             _, clean = _truth(case)
             photo = _mixed(clean, pair, case.name, subject)
             auto = subject.restorer.restore(photo)
@@ -554,7 +589,7 @@ def mixtures(subject: Subject) -> Study:
             done["first"] = subject.restorer.restore(photo, task=pair[:1])
             for name, restored in done.items():
                 gains[name].append(_gain(np.asarray(restored.pixels, np.uint8), photo, clean))
-            subject.on_progress("mixtures", f"{', '.join(pair)}: {case.name}")
+            subject.on_progress("mixtures", f"{', '.join(pair)}: {case.name}", len(pairs) * len(cases))
         cells = [f"{fmean(values):+.2f}" for values in gains.values()]
         lines.append((", ".join(pair), share(fmean(both)), share(fmean(one)), *cells))
     head = ("mixture", "both found", "one found", "gain by what was found", "told both", "told the first")
@@ -587,9 +622,34 @@ _SAMPLERS: dict[str, Callable[..., Any]] = {
     "mrs, order 3": lambda *given, **options: sampling.mrs(*given, order=3, **options),
 }
 
+_OWN_SAMPLERS = {"posterior": "posterior", "sde": "sde (Euler)", "ode": "ode (Euler)", "mrs": "mrs, order 2"}
+"""What `sampling.SAMPLERS` are called here."""
+
+
+@dataclass(kw_only=True)
+class _Sampled:
+    """One sampler with so many calls: figures by metric and degradation, seconds of each photo."""
+
+    name: str
+    sampler: str
+    calls: int
+    steps: int | list[int]
+    figures: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+
+    def mean(self, metric: str) -> float:
+        return fmean(fmean(values) for values in self.figures[metric].values())
+
+    def line(self) -> tuple[str, ...]:
+        cells = [self.name, str(self.calls)]
+        for metric, groups in self.figures.items():
+            digits = 2 if metric == "psnr" else 4
+            cells += [number(self.mean(metric), digits), between(bootstrap(list(groups.values())), digits)]
+        return (*cells, f"{fmean(self.seconds):.2f}")
+
 
 def samplers(subject: Subject) -> Study:
-    """Quality against network calls, for every sampler."""
+    """Quality against network calls, for every sampler, and for the model as it is shipped."""
     config = subject.restorer.folder.config
     if config.kind != "diffusion":
         raise UsageError(
@@ -597,33 +657,43 @@ def samplers(subject: Subject) -> Study:
         )
     process = IRSDE(**(config.sde or {}))
     calls = [count for count in subject.calls if count <= process.steps]
+    tried = [
+        _Sampled(name=name, sampler=name, calls=count, steps=count) for name in _SAMPLERS for count in calls
+    ]
+    own, steps = _shipped(subject.restorer)
+    times = f", times {' '.join(map(str, config.times))}" if config.times else ""
+    count = steps if isinstance(steps, int) else len(config.times)
+    shipped = _Sampled(name=f"as shipped: {own}{times}", sampler=own, calls=count, steps=steps)
     known = [name for name in DEGRADATIONS if name in subject.restorer.folder.texts.names]
-    quality: dict[tuple[str, int], list[float]] = {}
-    seconds: dict[tuple[str, int], list[float]] = {}
-    for case in subject.cases("samplers", known):
+    cases = subject.cases("samplers", known)
+    for case in cases:
         photo, clean = _truth(case)
         context = subject.embed(photo)
         mu = subject.restorer.begun(_planes(photo), context)
-        for name, sample in _SAMPLERS.items():
-            for count in calls:
-                start = time.perf_counter()
-                predict = subject.restorer.predictor(process, mu, context.content, context.degradation)
-                noise = _noise(mu, subject.seed)
-                unbias = config.objective == "published" and name.startswith("mrs")
-                restored = sample(process, predict, mu, noise, steps=count, unbias=unbias)
-                seconds.setdefault((name, count), []).append(time.perf_counter() - start)
-                quality.setdefault((name, count), []).append(metrics.psnr(_eight_bit(restored), clean))
-        subject.on_progress("samplers", case.name)
-    lines = [(name, *(f"{fmean(quality[name, count]):.2f}" for count in calls)) for name in _SAMPLERS]
-    cost = ("seconds a photo", *(f"{fmean(seconds['posterior', count]):.2f}" for count in calls))
-    curves = {name: (calls, [fmean(quality[name, count]) for count in calls]) for name in _SAMPLERS}
+        for one in (*tried, shipped):
+            start = time.perf_counter()
+            restored = _eight_bit(subject.sampled(mu, context, one.sampler, one.steps))
+            one.seconds.append(time.perf_counter() - start)
+            for metric, figure in scores(restored, clean, subject.metrics.functions).items():
+                one.figures.setdefault(metric, {}).setdefault(case.degradation, []).append(figure)
+        subject.on_progress("samplers", case.name, len(cases))
+    head = [cell for metric in subject.metrics.names for cell in (metric.upper(), f"{metric.upper()} 95 %")]
+    lines = tuple(one.line() for one in (*tried, shipped))
+    figures = {
+        metric: plots.curves(
+            {name: (calls, [one.mean(metric) for one in tried if one.name == name]) for name in _SAMPLERS},
+            x="network calls",
+            y=plots.UNITS[metric],
+            log_x=True,
+        )
+        for metric in subject.metrics.names
+    }
     return Study(
         title="Samplers: quality against network calls",
-        words="PSNR, dB, mean over the photos; one seed. `posterior`, `sde` and `ode` as published.",
-        tables=(
-            Table(head=("sampler", *(f"{count} calls" for count in calls)), lines=(*lines, cost), words=1),
-        ),
-        figures={"samplers": plots.curves(curves, x="network calls", y="PSNR, dB", log_x=True)},
+        words="PSNR in dB, means over the photos; one seed. `posterior`, `sde` and `ode` as published. "
+        "Seconds are of the sampler alone. `as shipped`: the sampler, calls and times of the model's folder.",
+        tables=(Table(head=("sampler", "calls", *head, "s/photo"), lines=lines, words=1),),
+        figures={f"samplers-{metric}": figure for metric, figure in figures.items()},
     )
 
 
@@ -687,6 +757,57 @@ def _smooth(pairs: Sequence[tuple[int | float, int | float]], *, over: int = 20)
     return [step for step, _ in pairs], [
         fmean(values[max(0, position - over + 1) : position + 1]) for position in range(len(values))
     ]
+
+
+# ---- where figures are from
+
+
+_PROTOCOLS = {
+    "words": "top-1 of the words",
+    "embeddings": "cosine",
+    "retrieval": "recall by cosine",
+    "curves": "as in the logs",
+}
+"""Of the studies that do not compare photos."""
+
+
+def caption(subject: Subject, study: str, *, command: str, seconds: float) -> Caption:
+    """Where the figures of a study are from, after it was made."""
+    data, files = _data(subject, study)
+    weights: dict[str, str] = {}
+    if study != "curves":
+        method = restorer_method(subject.restorer)
+        weights[method.name] = method.weights
+    if study == "retrieval" and subject.backbone is not None:
+        weights["backbone"] = models.weights_sha256(models.find(subject.backbone))[:12]
+    return Caption(
+        protocol=_PROTOCOLS.get(study, "rgb"),
+        data=data,
+        data_sha256=files_sha256(files),
+        weights=weights,
+        metric_weights=subject.metrics.weights if study == "samplers" else {},
+        command=command,
+        version=version("daclip"),
+        seconds=round(seconds, 1),
+        peak_mb=peak_megabytes(),
+    )
+
+
+def _data(subject: Subject, study: str) -> tuple[str, list[tuple[str, Path]]]:
+    """The data of a study in words, and its files."""
+    if study == "curves":
+        return ", ".join(map(str, subject.runs)), [("log", run / "log.jsonl") for run in subject.runs]
+    severity = "" if study in ("severities", "mixtures") else f" {subject.severity:g}"
+    if study == "retrieval":
+        assert subject.captions is not None
+        found = [path for path, _ in read_captions(subject.captions)][: subject.limit]
+        source, files = subject.captions, [("captions", subject.captions)]
+    else:
+        assert subject.photos is not None
+        found = image.find_photos([subject.photos])[: subject.limit]
+        source, files = subject.photos, []
+    how = f"{len(found)} photos, degraded on the fly (wild{severity}, seed {subject.seed})"
+    return f"{source}, {how}", [*files, *(("photo", path) for path in found)]
 
 
 STUDIES: dict[str, Callable[[Subject], Study]] = {

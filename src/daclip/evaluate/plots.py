@@ -16,7 +16,7 @@ from daclip.evaluate.tables import AVERAGE, Row, order
 from daclip.vocabulary import CLEAN
 
 _LOWER_IS_BETTER = ("lpips", "fid")
-_UNITS = {
+UNITS = {
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
     "lpips": "LPIPS (lower is better)",
@@ -82,7 +82,7 @@ def bars(rows: Sequence[Row], metric: str) -> Figure:
                 axes.plot([x, x], interval, color="black", linewidth=0.8)
                 axes.plot([x], [value], ".", color="black", markersize=2)
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    axes.set_ylabel(_UNITS.get(metric, metric))
+    axes.set_ylabel(UNITS.get(metric, metric))
     axes.legend(fontsize=8)
     return figure
 
@@ -113,7 +113,7 @@ def radar(rows: Sequence[Row], metric: str) -> Figure:
     )
     axes.set_yticks([])
     axes.set_ylim(0, 1.05)
-    axes.set_title(f"{_UNITS.get(metric, metric)}; the best of each is named", fontsize=9)
+    axes.set_title(f"{UNITS.get(metric, metric)}; the best of each is named", fontsize=9)
     axes.legend(fontsize=7, loc="lower right", bbox_to_anchor=(1.25, -0.08))
     return figure
 
