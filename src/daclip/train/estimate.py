@@ -31,7 +31,7 @@ from daclip.train.batch import collate
 from daclip.train.controller import ControllerJob
 from daclip.train.described import described_job
 from daclip.train.loop import PREFETCHED, VAL_BATCH, regions_per_step
-from daclip.train.presets import BackboneRun, ControllerRun, RestorerRun, Run
+from daclip.train.presets import ONE_PASS, BackboneRun, ControllerRun, RestorerRun, Run
 from daclip.train.restorer import RestorerJob
 
 _WORKING_BYTES = 150_000_000
@@ -182,10 +182,11 @@ def _answer(job: ControllerJob | RestorerJob, count: int, side: int) -> Tensor:
     if width := described.get("context_dim"):
         content = torch.rand(count, width + TONES * bool(described.get("tone")))
         degradation = torch.rand(count, width)
-    if job.run.objective != "clean":
+    if job.run.objective not in ONE_PASS:
         found = network(x0, mu, torch.rand(count), content=content, degradation=degradation)
     elif isinstance(network, DRUNet) and torch.is_grad_enabled():
-        found = network(mu, content, degradation, clean=x0)
+        told = network.uncovered if job.run.objective == "uncover" else network
+        found = told(mu, content, degradation, clean=x0)
     else:
         found = network(mu, content, degradation)
     loss = torch.stack([each.float().abs().mean() for each in tree_leaves(found)]).sum()
