@@ -4,8 +4,9 @@ Pixels stay in the photo's own depth; networks see crops as float32 sRGB in [0, 
 """
 
 from daclip.image.find import find_photos, is_photo
+from daclip.image.limits import DEFAULT_LIMITS, Limits
 from daclip.image.photo import Photo, finish, from_array, from_pil, to_array, to_pil
-from daclip.image.read import DEFAULT_LIMITS, Limits, read
+from daclip.image.read import read
 from daclip.image.resize import centre_offset, shortest_side, window
 from daclip.image.vips import use_threads
 from daclip.image.write import (

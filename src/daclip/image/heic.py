@@ -9,8 +9,8 @@ from jaxtyping import Num
 
 from daclip.errors import PhotoError
 from daclip.image import metadata
+from daclip.image.limits import Found, Limits, check_metadata, check_size
 from daclip.image.photo import Photo, checked_profile
-from daclip.image.read import Found, Limits, check_metadata, check_size
 
 
 def read(found: Found, limits: Limits) -> Photo:

@@ -8,8 +8,8 @@ from jaxtyping import UInt16
 
 from daclip.errors import PhotoError
 from daclip.image import metadata, vips
+from daclip.image.limits import Found, Limits, check_size
 from daclip.image.photo import Photo
-from daclip.image.read import Found, Limits, check_size
 
 _SRGB_GAMMA = (2.4, 12.92)
 
