@@ -163,8 +163,8 @@ class DRUNet(nn.Module):
     ) -> tuple[Float[Tensor, "b 3 h w"], list[Float[Tensor, "b"]]]:
         """The photo as the blocks see it, without what hides it and without its veil.
 
-        Given the `clean` photo, with the errors that `fill` and `veil` learn from. Asked by the blocks, too,
-        they would stay where those already manage; so nothing the blocks do teaches them.
+        Given the `clean` photo, with the errors that `fill` learns from. Asked by the blocks, too, it would
+        stay where those already manage; so nothing the blocks do teaches it.
         """
         told = None if degradation is None else unit(degradation)
         errors: list[Tensor] = []
@@ -175,11 +175,7 @@ class DRUNet(nn.Module):
                 mu, error = self.fill.lesson(mu, told, clean)
                 mu, errors = mu.detach(), [error]
         if self.veil is not None and told is not None and content is not None:
-            if clean is None:
-                mu = self.veil(mu, told, white(content))
-            else:
-                mu, error = self.veil.lesson(mu, told, white(content), clean)
-                mu, errors = mu.detach(), [*errors, error]
+            mu = self.veil(mu, told, white(content))
         return mu, errors
 
     def _folded(self, photo: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p i j"]:

@@ -2,7 +2,7 @@
 
 How dense haze is at a place is said by the darkest value around it (dark channel prior: He, Sun & Tang, CVPR
 2009). Minima over a neighbourhood and the division by the transmission are what convolutions and rectifiers
-learn worst; here they are computed, and what is learnt is how much of the veil to take.
+learn worst; here they are computed.
 """
 
 import torch
@@ -23,25 +23,36 @@ _EPSILON = 1e-2
 _LEAST = 0.15
 """Transmission below which the scene is not asked for more than this."""
 
-_DOUBT = 0.7
-"""Strength below which nothing is taken."""
+_MOST = 0.9
+"""Share of the veil that is taken where the encoder is sure: with all of it, far things come out too dark."""
 
-_HELPS = 0.7
-"""A photo has a veil if taking it off leaves so much of its error, or less."""
+_DOUBT = 0.5
+"""Probability of haze below which nothing is taken, for blocks that never saw a little would take it for
+something else."""
 
 
 class Veil(nn.Module):
-    """Takes the veil of haze off a photo, as much as DA-CLIP says of it; starts by taking all but nothing.
+    """Takes the veil of haze off a photo that DA-CLIP calls hazy, as surely as it does.
+
+    Nothing here learns: haze is the encoder's own word, sigmoid(scale cosine + bias), see `listen`. Before
+    that nothing is taken.
 
     Args:
         size: of the degradation embedding.
     """
 
+    direction: Tensor
+    bias: Tensor
+
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.strength = nn.Linear(size, 1)
-        nn.init.zeros_(self.strength.weight)
-        nn.init.constant_(self.strength.bias, -2.0)
+        self.register_buffer("direction", torch.zeros(size))
+        self.register_buffer("bias", torch.tensor(-2.0))
+
+    def listen(self, text: Float[Tensor, "d"], *, scale: float, bias: float) -> None:
+        """Take the encoder's word for haze: its text embedding, and the rule that makes it a probability."""
+        self.direction.copy_(scale * text / text.norm())
+        self.bias.fill_(bias)
 
     def forward(
         self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"], white: Float[Tensor, "b"]
@@ -53,32 +64,11 @@ class Veil(nn.Module):
             told: direction of the degradation embedding.
             white: lightness of the veil where nothing is seen through it (airlight).
         """
-        # a little is none: blocks that never saw it would take it for something else
-        return self._bare(mu, F.threshold(self._strength(told), _DOUBT, 0.0), white)
-
-    def lesson(
-        self,
-        mu: Float[Tensor, "b 3 h w"],
-        told: Float[Tensor, "b d"],
-        white: Float[Tensor, "b"],
-        clean: Float[Tensor, "b 3 h w"],
-    ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b"]]:
-        """The answer of `forward`, and its L1 to the clean photo, or to mu where there is no veil."""
-        best = without_veil(mu, torch.tensor(0.9, device=mu.device), white[:, None, None, None])
-        before, after = ((each - clean).abs().mean((1, 2, 3), keepdim=True) for each in (mu, best))
-        aim = torch.where(after < _HELPS * before, clean, mu)
-        learning = self._bare(mu, self._strength(told), white)
-        return self(mu, told, white), (learning - aim).abs().mean((1, 2, 3))
-
-    def _strength(self, told: Float[Tensor, "b d"]) -> Float[Tensor, "b 1"]:
-        with torch.autocast(told.device.type, enabled=False):
-            return self.strength(told.float()).sigmoid()
-
-    def _bare(
-        self, mu: Float[Tensor, "b 3 h w"], strength: Float[Tensor, "b 1"], white: Float[Tensor, "b"]
-    ) -> Float[Tensor, "b 3 h w"]:
         with torch.autocast(mu.device.type, enabled=False):
-            return without_veil(mu.float(), strength[:, :, None, None], white.float()[:, None, None, None])
+            hazy = (told.float() @ self.direction.float() + self.bias.float()).sigmoid()
+            strength = _MOST * F.threshold(hazy, _DOUBT, 0.0)
+            shape = (-1, 1, 1, 1)
+            return without_veil(mu.float(), strength.reshape(shape), white.float().reshape(shape))
 
 
 def white(content: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:

@@ -27,6 +27,7 @@ from daclip.detect import ClassTexts
 from daclip.diffusion import IRSDE
 from daclip.errors import DataError, UsageError
 from daclip.models import ModelConfig, ModelFolder
+from daclip.networks.drunet import DRUNet
 from daclip.train import loop, resume
 from daclip.train.backbone import Progress, train_backbone
 from daclip.train.batch import Batch
@@ -321,6 +322,7 @@ def restorer_parts(run: RestorerRun) -> Parts:
         _check_width(run, found.texts)
         daclip = checkpoints.load(found).daclip.to(memory_format=torch.channels_last)
         _check_view(run, daclip)
+        _tell_of_haze(network, found)
     initial = _initial(run)
     if initial is not None and not _are_equal(initial.texts, found.texts):
         raise DataError(
@@ -384,6 +386,20 @@ def _network(run: RestorerRun) -> tuple[RestorerRun, nn.Module]:
         network = checkpoints.build_network(description)
         network.load_state_dict({**network.state_dict(), **weights})
     return replace(run, network=description), network.requires_grad_(True).train()
+
+
+def _tell_of_haze(network: nn.Module, encoder: ModelFolder) -> None:
+    """The veil of a DRUNet, where it has one, hears the encoder's own word for haze."""
+    if not isinstance(network, DRUNet) or network.veil is None:
+        return
+    texts = encoder.texts
+    if texts is None or "hazy" not in texts.names or texts.rule != "sigmoid":
+        raise DataError(
+            f"{encoder.path.name}: has no word for haze that is independent of others, which the veil needs",
+            hint="take an encoder trained with degradation=sigmoid, or a network without veil",
+        )
+    text = torch.from_numpy(texts.embeddings[texts.names.index("hazy")])
+    network.veil.listen(text, scale=texts.scale, bias=texts.bias)
 
 
 def _initial(run: RestorerRun) -> ModelFolder | None:

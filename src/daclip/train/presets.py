@@ -170,7 +170,7 @@ class RestorerRun:
             photo itself.
         detail: side of blocks, in pixels: of what is left from there to the clean photo the network learns
             only what is finer than their means; 0: all of it.
-        objective: `clean` is one pass, `uncover` trains only `fill` and `veil` of one; `published`, `noise`
+        objective: `clean` is one pass, `uncover` trains only the `fill` of one; `published`, `noise`
             and `x0` train a diffusion network, see train.restorer.OBJECTIVES.
         loss: `l1`, `root-l1` or `log-l1`, see train.restorer.LOSSES. The more it is bent, the more a tenth
             less error counts the same in a dark patch and in a slightly blurred one, as it does in PSNR.

@@ -237,8 +237,7 @@ class RestorerJob(nn.Module):
     def _first_parts(self) -> list[nn.Module]:
         """Parts of the network with losses of their own."""
         network = self.network
-        found = [network.fill, network.veil] if isinstance(network, DRUNet) else []
-        return [part for part in found if part is not None]
+        return [network.fill] if isinstance(network, DRUNet) and network.fill is not None else []
 
     def after_step(self) -> None:
         """Nothing to keep in bounds."""
@@ -319,12 +318,12 @@ def _clean(
 def _uncovered(
     job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
 ) -> tuple[list[Float[Tensor, "b"]], Float[Tensor, "b 3 h w"]]:
-    """One pass, `fill` and `veil` of a DRUNet alone: their errors."""
+    """One pass, `fill` of a DRUNet alone: its error."""
     if not isinstance(job.network, DRUNet):
         raise UsageError("only a DRUNet uncovers photos", hint="objective=clean")
     mu, errors = job.network.uncovered(mu, context.content, context.degradation, clean=x0)
     if not errors:
-        raise UsageError("a network with neither fill nor veil", hint="objective=clean")
+        raise UsageError("a network without fill", hint="objective=clean")
     return [*errors, _l1(mu, x0)], mu
 
 
