@@ -270,7 +270,8 @@ def test_the_command_writes_a_page_study_by_study(tmp_path: Path, capfd: pytest.
     assert text.startswith("# Ours\n\nKept.\n\n## Training curves\n\nFrom the logs")
     assert text.endswith("## Mixtures\n\nkept too\n")
     assert f"`daclip analyse {tmp_path / 'run'} --studies curves`" in text
-    assert f"protocol as in the logs, 8 bits; data {tmp_path / 'run'} (sha256 " in text
+    assert f"protocol as in the logs; data {tmp_path / 'run'} (sha256 " in text
+    assert "95 % intervals" not in text, "there are none"
     assert (tmp_path / "page" / "curves-loss.svg").read_text().startswith("<?xml")
     capfd.readouterr()
     assert run("analyse") == 2

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from daclip import cli, evaluate, image
-from daclip.cli.evaluate import command
+from daclip.cli.evaluate import PAPER_TABLES, command
 from daclip.errors import UsageError
 from daclip.evaluate import Measurement, classification, published, tables
 from daclip.evaluate.cases import UNKNOWN
@@ -170,6 +170,10 @@ def test_the_unified_table_says_of_how_many_degradations_it_is(daclip: Door, pai
     assert "identity" in out
     _, _, err = daclip("evaluate", "--model", toy, "--data", pairs, "--table", "gopro")
     assert "nothing measured on motion-blurry photos" in err
+
+
+def test_the_command_knows_every_table() -> None:
+    assert ("rows", "words", *PAPER_TABLES) == evaluate.TABLES
 
 
 def test_the_rain_table_says_that_its_protocol_is_not_verified() -> None:
@@ -377,13 +381,13 @@ def test_two_workers_find_what_one_finds(pairs: Path, tmp_path: Path, toy: Path)
 # ---- without truth
 
 
-def test_photos_without_truth_are_restored_named_and_timed(daclip: Door, tmp_path: Path, toy: Path) -> None:
+def test_photos_without_truth_are_restored_and_timed(daclip: Door, tmp_path: Path, toy: Path) -> None:
     write(tmp_path / "photos" / "dark.png", scene(0, light=0.2))
     common = ("evaluate", "--model", toy, "--precision", "fp32", "--data", tmp_path / "photos")
     code, out, err = daclip(*common, "--output", tmp_path / "run")
     assert code == 0
     head, *lines = [re.split(r"\s{2,}", line) for line in out.strip().split("\n\n")[1].split("\n")]
-    assert head == ["method", "degradation", "photos", "named", "left alone", "s/photo"]
+    assert head == ["method", "degradation", "photos", "left alone", "s/photo"], "nobody knows what is right"
     assert lines[0][:3] == ["toy", UNKNOWN, "1 (0 scored)"]
     assert "no photo has a clean version" in err
     assert f"the restored ones are in {tmp_path / 'run' / 'photos'}\n" in err
@@ -391,7 +395,12 @@ def test_photos_without_truth_are_restored_named_and_timed(daclip: Door, tmp_pat
     assert made.own.mean() > scene(0, light=0.2).mean() + 1
     _, out, err = daclip(*common, "--format", "json")
     assert "in no folder: name --output" in err
-    assert json.loads(out)["measurements"][0]["probabilities"]["low-light"] > 0.5
+    document = json.loads(out)
+    assert document["measurements"][0]["probabilities"]["low-light"] > 0.5
+    assert document["classification"] == []
+    code, _, err = daclip(*common, "--table", "words")
+    assert code == 2
+    assert "nobody said what is wrong with photos of which it is known" in err
 
 
 def test_a_photo_that_lacks_its_truth_is_named_and_the_others_are_scored(

@@ -22,9 +22,9 @@ PAPER_TABLES = ("unified", "rain100h", "lol", "gopro", "reside6k")
 
 HELP = """Restore photos whose clean version is known, and print a table of how near to it they came.
 
-Photos without a clean version are restored, named and timed. With --output a run that was stopped goes on
-where it was. Finished runs RUN... are not measured again but joined: their methods, or degradations, in one
-table; runs whose figures do not belong together are refused.
+Photos without a clean version are restored and timed, and --format json has what was said of each. With
+--output a run that was stopped goes on where it was. Finished runs RUN... are not measured again but joined:
+their methods, or degradations, in one table; runs whose figures do not belong together are refused.
 
 \b
 daclip evaluate --data pairs/ --limit 5

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from daclip.evaluate.cases import file_name
 from daclip.evaluate.classification import Classification
 from daclip.evaluate.tables import AVERAGE, Row, order
 from daclip.vocabulary import CLEAN
@@ -35,11 +36,7 @@ def of_results(rows: Sequence[Row], classifications: Sequence[Classification]) -
         figures[f"bars-{metric}"] = bars(rows, metric)
         if len(_spokes(rows, metric)) > 2:
             figures[f"radar-{metric}"] = radar(rows, metric)
-    return figures | {f"words-{_plain(one.name)}": confusion(one) for one in classifications}
-
-
-def _plain(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+    return figures | {f"words-{file_name(one.name)}": confusion(one) for one in classifications}
 
 
 def _degradations(rows: Sequence[Row]) -> list[str]:

@@ -18,8 +18,8 @@ from jaxtyping import Float32
 from daclip import image
 from daclip.errors import DaclipError, DataError, UsageError
 from daclip.evaluate import peers
-from daclip.evaluate.cases import Case, data_sha256, lonely, pairs
-from daclip.evaluate.measure import Measured, Measurement, Metrics, Outcome, attempt, load_metrics
+from daclip.evaluate.cases import Case, data_sha256, file_name, lonely, pairs
+from daclip.evaluate.measure import Measured, Measurement, Metrics, Outcome, attempt, load_metrics, plain
 from daclip.evaluate.peers import Method
 from daclip.evaluate.tables import Caption
 from daclip.metrics import Pixels8
@@ -212,7 +212,7 @@ class Ledger:
     def write(self, case: Case, done: Measured) -> None:
         """One photo is done: its features, then its lines, at once on disk."""
         if done.features:
-            path = self.folder / "features" / f"{_file_name(case.name)}.npz"
+            path = self.folder / "features" / f"{file_name(case.name)}.npz"
             path.parent.mkdir(exist_ok=True)
             known: dict[str, Any] = {}
             if path.is_file():
@@ -222,7 +222,7 @@ class Ledger:
         stamp = data_sha256([case])
         lines = [
             json.dumps(
-                asdict(one) | {"before": _plain(one.before), "after": _plain(one.after), "data_sha256": stamp}
+                asdict(one) | {"before": plain(one.before), "after": plain(one.after), "data_sha256": stamp}
             )
             for one in done.measurements
         ]
@@ -242,7 +242,7 @@ def found_in(folder: Path, stamps: Mapping[str, str], methods: Collection[str]) 
             line["before"], line["after"] = _numbers(line["before"]), _numbers(line["after"])
             findings.measurements.append(Measurement(**line))
     for photo in {one.photo for one in findings.measurements}:
-        path = folder / "features" / f"{_file_name(photo)}.npz"
+        path = folder / "features" / f"{file_name(photo)}.npz"
         if path.is_file():
             with np.load(path) as stored:
                 findings.features |= {(name, photo): stored[name] for name in stored.files}
@@ -264,19 +264,7 @@ def keep_pictures(folder: Path, case: Case, pictures: Mapping[str, Pixels8]) -> 
 
 def picture_path(folder: Path, picture: str, photo: str) -> Path:
     """Where a picture of a photo is kept."""
-    return folder / "photos" / _file_name(picture) / f"{_file_name(photo)}.png"
-
-
-def _file_name(name: str) -> str:
-    """A name of photo or method without what means something in a path."""
-    return "".join(
-        letter if letter.isalnum() or letter in "-_." else "_" for letter in name.replace(": ", "-")
-    )
-
-
-def _plain(figures: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON knows no infinity: the PSNR of equal photos is null."""
-    return {name: value if np.isfinite(value) else None for name, value in figures.items()}
+    return folder / "photos" / file_name(picture) / f"{file_name(photo)}.png"
 
 
 def _numbers(figures: Mapping[str, float | None]) -> dict[str, float]:

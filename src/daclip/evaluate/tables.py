@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from daclip.errors import UsageError
+from daclip.evaluate.cases import UNKNOWN
 from daclip.evaluate.measure import Measurement
-from daclip.metrics import frechet
+from daclip.metrics import PROTOCOLS, frechet
 from daclip.vocabulary import CLEAN, DEGRADATIONS
 
 AVERAGE, IDENTITY = "average", "identity"
@@ -31,7 +32,7 @@ class Row:
         before, after: figures by metric, of the input and of the output.
         intervals: 95 % of the means of `after`, and of `gain`, over resampled photos lie in them.
         gain: dB of PSNR won over the input.
-        named: share of photos whose likeliest word is the degradation.
+        named: share of photos whose likeliest word is the degradation, where that is known.
         left_alone: share of photos that came back unchanged.
         seconds: for a photo.
     """
@@ -69,18 +70,19 @@ class Caption:
     peak_mb: int
     parts: Mapping[str, "Caption"] = field(default_factory=dict[str, "Caption"])
 
-    def lines(self) -> list[str]:
-        """The caption for people; the command is the last line."""
+    def lines(self, *, intervals: bool = True) -> list[str]:
+        """The caption for people, of a table with intervals or without; the command is the last line."""
         sources = dict.fromkeys(
             f"{one.data} (sha256 {one.data_sha256[:12]})" for one in self.parts.values() or [self]
         )
-        facts = [f"protocol {self.protocol}, 8 bits", f"data {' and '.join(sources)}"]
+        depth = ", 8 bits" if self.protocol in PROTOCOLS else ""
+        facts = [f"protocol {self.protocol}{depth}", f"data {' and '.join(sources)}"]
         hashes = {**self.weights, **self.metric_weights}
         return [
             "; ".join([*facts, *(f"{name} weights {sha}" for name, sha in hashes.items())]),
             *(f"{folder}: `{one.command}`" for folder, one in self.parts.items()),
-            f"95 % intervals: bootstrap over photos; daclip {self.version}; {self.seconds:.0f} s in all, "
-            f"peak {self.peak_mb} MB",
+            f"{'95 % intervals: bootstrap over photos; ' if intervals else ''}daclip {self.version}; "
+            f"{self.seconds:.0f} s in all, peak {self.peak_mb} MB",
             f"made by: {self.command}",
         ]
 
@@ -136,7 +138,11 @@ def _row(own: Sequence[Measurement], features: FeatureTable) -> Row:
     metrics = list(scored[0].after) if scored else []
     before = {metric: _mean(one.before[metric] for one in scored) for metric in metrics}
     after = {metric: _mean(one.after[metric] for one in scored) for metric in metrics}
-    answered = [float(one.likeliest == one.degradation) for one in own if one.likeliest is not None]
+    answered = [
+        float(one.likeliest == one.degradation)
+        for one in own
+        if one.likeliest is not None and one.degradation != UNKNOWN
+    ]
     gains = _gains(scored)
     intervals = {metric: bootstrap([_finite(one.after[metric] for one in scored)]) for metric in metrics}
     if (fid := _fid(own[0].method, own, features)) is not None:
