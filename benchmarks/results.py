@@ -6,7 +6,7 @@
 DATA holds tests/cbsd68, tests/live1 (the usual test sets), pairs/<degradation>/{LQ,GT} and weights/ (LPIPS).
 Every table is made by the commands printed above it, word for word, the last ones by benchmarks/restore.py.
 What is measured stays in the folder --runs, and several tables are told from it; stopped, the script goes on
-there. Remove that folder to measure other weights. Quarter of an hour on two cores.
+there. Remove that folder to measure other weights. Run it in the folder that holds docs/ and benchmarks/.
 """
 
 import argparse

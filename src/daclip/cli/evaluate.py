@@ -265,7 +265,7 @@ def _panels(run: "Run") -> "list[Panel]":
 
 def _joined_panels(joined: "Joined") -> "list[Panel]":
     """The same of finished runs: the pictures that they have kept."""
-    return _panels_of(joined.shown(), list(joined.caption.weights), joined.picture)
+    return _panels_of(joined.shown, list(joined.caption.weights), joined.picture)
 
 
 def _panels_of(

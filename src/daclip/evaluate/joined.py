@@ -14,16 +14,19 @@ from daclip.evaluate.tables import Caption
 
 @dataclass(frozen=True, kw_only=True)
 class Joined:
-    """Several runs as one: what they found, where it is from, and their folders, which hold pictures."""
+    """Several runs as one.
+
+    Args:
+        findings: what they found.
+        caption: where it is from.
+        shown: the first photo of each degradation, with its degradation: of these the runs keep pictures.
+        folders: of the runs.
+    """
 
     findings: Findings
     caption: Caption
+    shown: Mapping[str, str]
     folders: tuple[Path, ...]
-
-    def shown(self) -> dict[str, str]:
-        """The first photo of each degradation, as a run shows them, with its degradation."""
-        firsts = {one.degradation: one.photo for one in reversed(self.findings.measurements)}
-        return {photo: degradation for degradation, photo in reversed(firsts.items())}
 
     def picture(self, name: str, photo: str) -> Path:
         """Where input, truth or a method's picture of a photo is kept, in the first run that kept it."""
@@ -48,7 +51,9 @@ def join(folders: Sequence[Path], *, command: str) -> Joined:
         done |= {(one.photo, one.method) for one in new}
         findings.measurements += new
         findings.features |= run.findings.features
-    return Joined(findings=findings, caption=_caption(runs, command), folders=tuple(folders))
+    firsts = {name: next(iter(photos)) for run in reversed(runs) for name, photos in run.photos.items()}
+    shown = {photo: name for name, photo in firsts.items()}
+    return Joined(findings=findings, caption=_caption(runs, command), shown=shown, folders=tuple(folders))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +65,7 @@ class _Finished:
     caption: Caption
     findings: Findings
     photos: Mapping[str, Mapping[str, str]]
-    """The hash of each photo by degradation and name."""
+    """The hash of each photo by degradation and name, in the order of the run."""
 
 
 def _read(folder: Path) -> _Finished:
@@ -72,14 +77,15 @@ def _read(folder: Path) -> _Finished:
         stamps: dict[str, str] = caption.pop("photos")
         found = Caption(**caption)
         findings = found_in(folder, stamps, found.weights)
+        degradations = {one.photo: one.degradation for one in findings.measurements}
+        photos: dict[str, dict[str, str]] = {}
+        for photo, stamp in stamps.items():
+            photos.setdefault(degradations[photo], {})[photo] = stamp
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f"{folder}: no finished run of `daclip evaluate`",
             hint="name its --output folder, or give its command again to end it",
         ) from error
-    photos: dict[str, dict[str, str]] = {}
-    for one in findings.measurements:
-        photos.setdefault(one.degradation, {})[one.photo] = stamps[one.photo]
     return _Finished(folder=folder, settings=settings, caption=found, findings=findings, photos=photos)
 
 
