@@ -80,7 +80,7 @@ def bars(rows: Sequence[Row], metric: str) -> Figure:
                 axes.plot([x], [value], ".", color="black", markersize=2)
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     axes.set_ylabel(UNITS.get(metric, metric))
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside upper center", ncols=min(len(series), 4))
     return figure
 
 
@@ -133,7 +133,7 @@ def confusion(one: Classification) -> Figure:
 
 def curves(lines: Mapping[str, Curve], *, x: str, y: str, log_x: bool = False) -> Figure:
     """Lines by name over a common axis."""
-    figure, axes = _figure(5.6, 3.4)
+    figure, axes = _figure(6.8, 3.4)
     for place, (name, (at, values)) in enumerate(lines.items()):
         axes.plot(at, values, marker="." if len(at) < 40 else None, label=name, color=_colour(place))
     if log_x:
@@ -143,7 +143,7 @@ def curves(lines: Mapping[str, Curve], *, x: str, y: str, log_x: bool = False) -
         axes.minorticks_off()
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.legend(fontsize=7)
+    figure.legend(fontsize=7, loc="outside right upper")
     return figure
 
 
@@ -158,7 +158,8 @@ def points(sets: Mapping[str, Mapping[str, Float[np.ndarray, "n 2"]]]) -> Figure
         axes.set_title(title, fontsize=9)
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.axes[0].legend(fontsize=6, markerscale=1.5)
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, fontsize=6, markerscale=1.5, loc="outside right upper")
     return figure
 
 
