@@ -137,6 +137,7 @@ def test_evaluate_shows_what_was_said(daclip: Door, pairs: Path, toy: Path) -> N
     code, out, _ = daclip("evaluate", "--model", toy, "--data", pairs, "--table", "words")
     assert code == 0
     assert "toy: top-1 100.0%" in out
+    assert "95 % intervals" not in out, "there are none"
     lines = [line.split() for line in out.splitlines() if line.startswith("toy ")]
     assert lines[0][:2] + lines[0][-1:] == ["toy", "low-light", "100%"]
 

@@ -143,7 +143,7 @@ def _section(study: "Study", caption: "Caption", folder: Path | None) -> str:
     """A study as Markdown; its figures are written where there is a folder for them."""
     from daclip.evaluate import plots, tables
 
-    has_intervals = any("95 %" in name for table in study.tables for name in table.head)
+    has_intervals = any(table.has_intervals for table in study.tables)
     facts = ". ".join(caption.lines(intervals=has_intervals)[:-1])
     parts = [f"## {study.title}", study.words, f"{facts}.", f"`{caption.command}`"]
     for table in study.tables:

@@ -63,14 +63,18 @@ def results(
 
 
 def _in_layout(layout: str) -> Callable[[Results], str]:
-    return lambda given: tables.LAYOUTS[layout](given.table(), given.caption.lines())
+    def told(given: Results) -> str:
+        table = given.table()
+        return tables.LAYOUTS[layout](table, given.caption.lines(intervals=table.has_intervals))
+
+    return told
 
 
 def comma_separated(given: Results) -> str:
     """CSV: rows in full precision, other tables as they are told."""
     if given.shown == ROWS:
         return tables.exact_rows(given.rows, given.caption)
-    return tables.comma_separated(given.table(), given.caption.lines())
+    return _in_layout("csv")(given)
 
 
 def as_json(given: Results) -> str:

@@ -98,6 +98,11 @@ class Table:
     notes: tuple[str, ...] = ()
     title: str = ""
 
+    @property
+    def has_intervals(self) -> bool:
+        """Whether a column holds intervals."""
+        return any("95 %" in name for name in self.head)
+
 
 # ---- means
 
