@@ -194,6 +194,68 @@ def test_curves_of_a_log_with_steps_done_again(tmp_path: Path) -> None:
         analysis.curves(Subject(runs=(tmp_path / "b",)))
 
 
+def test_runs_with_and_without_contexts_are_compared_at_their_last_validation(tmp_path: Path) -> None:
+    for name, first, last in (("none", 0.1, 0.4), ("both", 0.2, 1.5)):
+        (tmp_path / name).mkdir()
+        lines: list[object] = [{"step": 10, "loss": 2.0}]
+        for step, gain in ((10, first), (20, last)):
+            words = {"hazy": 2 * gain, "mixed": 0.0, "clean": -0.5}
+            figures = {f"psnr/{word}": 20 + won for word, won in words.items()}
+            figures |= {f"input/{word}": 20.0 for word in words} | {"gain": gain}
+            lines.append({"step": step, "val": figures})
+        (tmp_path / name / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    study = analysis.curves(Subject(runs=(tmp_path / "none", tmp_path / "both")))
+    assert cells(study, 1) == {
+        "none": {"run": "none", "hazy": "+0.80", "mixed": "+0.00", "mean": "+0.40"},
+        "both": {"run": "both", "hazy": "+3.00", "mixed": "+0.00", "mean": "+1.50"},
+    }
+    drawn = {
+        str(line.get_label()): list(line.get_xydata())  # pyright: ignore[reportArgumentType]
+        for line in study.figures["curves-gain"].axes[0].get_lines()
+    }
+    assert np.array(drawn["none"]).tolist() == [[10, 0.1], [20, 0.4]]
+    assert np.array(drawn["both"]).tolist() == [[10, 0.2], [20, 1.5]]
+
+
+def test_figures_of_finished_evaluations_come_from_their_folders(
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    toy = write_toy_model(tmp_path / "toy")
+    for names in ("noisy", "low-light,rainy"):
+        words = [
+            "evaluate",
+            "--model",
+            toy,
+            "--photos",
+            photos,
+            "--only",
+            names,
+            "--output",
+            tmp_path / names,
+        ]
+        assert cli.run([str(word) for word in words]) == 0
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    runs = (tmp_path / "noisy", tmp_path / "trained", tmp_path / "low-light,rainy")
+    subject = Subject(runs=runs)
+    assert analysis.possible(subject) == ["results", "curves"]
+    study = analysis.results(subject)
+    assert [line[1] for line in study.tables[0].lines] == ["low-light", "noisy", "rainy", *["average"] * 2]
+    assert set(cells(study, 1)) == {"toy"}
+    assert list(study.figures) == [
+        *("results-bars-psnr", "results-radar-psnr", "results-bars-ssim", "results-radar-ssim"),
+        "results-words-toy",
+    ]
+    capfd.readouterr()
+    page = tmp_path / "page.md"
+    assert cli.run(["analyse", *map(str, runs), "--output", str(page)]) == 0
+    text = page.read_text()
+    assert "## Restorers, degradation by degradation" in text
+    assert f"{runs[0]}: `daclip evaluate --model {toy} --photos {photos} --only noisy`" in text
+    assert "![results-radar-psnr](page/results-radar-psnr.svg)" in text
+    assert text.count("## ") == 2
+
+
 def test_the_command_writes_a_page_study_by_study(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from daclip.cli import analyse
 
@@ -208,7 +270,8 @@ def test_the_command_writes_a_page_study_by_study(tmp_path: Path, capfd: pytest.
     assert text.startswith("# Ours\n\nKept.\n\n## Training curves\n\nFrom the logs")
     assert text.endswith("## Mixtures\n\nkept too\n")
     assert f"`daclip analyse {tmp_path / 'run'} --studies curves`" in text
-    assert f"protocol as in the logs, 8 bits; data {tmp_path / 'run'} (sha256 " in text
+    assert f"protocol as in the logs; data {tmp_path / 'run'} (sha256 " in text
+    assert "95 % intervals" not in text, "there are none"
     assert (tmp_path / "page" / "curves-loss.svg").read_text().startswith("<?xml")
     capfd.readouterr()
     assert run("analyse") == 2

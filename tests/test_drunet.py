@@ -92,6 +92,17 @@ def test_every_weight_learns_and_both_embeddings_are_heard() -> None:
         assert tensor.grad.abs().max() > 0, name
 
 
+@pytest.mark.parametrize("heard", [(), ("content",), ("degradation",), ("content", "degradation")])
+def test_a_network_hears_only_the_embeddings_it_asks_for(heard: tuple[str, ...]) -> None:
+    content = "vector" if "content" in heard else "none"
+    network = shaken(DRUNet(**{**TOLD, "degradation": "degradation" in heard, "content": content}))
+    mu, own = drawn(2, 3, 16, 24), {name: each.detach() for name, each in embeddings(2).items()}
+    with torch.no_grad():
+        first = network(mu, **own)
+        changes = {name: not torch.equal(network(mu, **{**own, name: -own[name]}), first) for name in own}
+    assert changes == {name: name in heard for name in own}
+
+
 def test_a_part_of_a_photo_gets_the_pixels_of_the_whole_away_from_its_border() -> None:
     """Nothing is averaged over the photo: what a tile does not show cannot matter in its middle."""
     network, mu, told = shaken(DRUNet(**TOLD)), drawn(1, 3, 96, 96), embeddings(1)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shlex
 import sys
 from collections.abc import Callable
@@ -9,11 +10,13 @@ from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from daclip import cli, evaluate, image
+from daclip.cli.evaluate import PAPER_TABLES, command
 from daclip.errors import UsageError
 from daclip.evaluate import Measurement, classification, published, tables
 from daclip.evaluate.cases import UNKNOWN
@@ -134,6 +137,7 @@ def test_evaluate_shows_what_was_said(daclip: Door, pairs: Path, toy: Path) -> N
     code, out, _ = daclip("evaluate", "--model", toy, "--data", pairs, "--table", "words")
     assert code == 0
     assert "toy: top-1 100.0%" in out
+    assert "95 % intervals" not in out, "there are none"
     lines = [line.split() for line in out.splitlines() if line.startswith("toy ")]
     assert lines[0][:2] + lines[0][-1:] == ["toy", "low-light", "100%"]
 
@@ -163,10 +167,14 @@ def test_published_rows_stand_marked_beside_measured_ones(daclip: Door, pairs: P
 
 def test_the_unified_table_says_of_how_many_degradations_it_is(daclip: Door, pairs: Path, toy: Path) -> None:
     _, out, _ = daclip("evaluate", "--model", toy, "--data", pairs, "--table", "unified")
-    assert "toy: average of 2 of the ten degradations" in out
+    assert "toy: average of 2 of the 10 degradations" in out
     assert "identity" in out
     _, _, err = daclip("evaluate", "--model", toy, "--data", pairs, "--table", "gopro")
     assert "nothing measured on motion-blurry photos" in err
+
+
+def test_the_command_knows_every_table() -> None:
+    assert ("rows", "words", *PAPER_TABLES) == evaluate.TABLES
 
 
 def test_the_rain_table_says_that_its_protocol_is_not_verified() -> None:
@@ -374,13 +382,13 @@ def test_two_workers_find_what_one_finds(pairs: Path, tmp_path: Path, toy: Path)
 # ---- without truth
 
 
-def test_photos_without_truth_are_restored_named_and_timed(daclip: Door, tmp_path: Path, toy: Path) -> None:
+def test_photos_without_truth_are_restored_and_timed(daclip: Door, tmp_path: Path, toy: Path) -> None:
     write(tmp_path / "photos" / "dark.png", scene(0, light=0.2))
     common = ("evaluate", "--model", toy, "--precision", "fp32", "--data", tmp_path / "photos")
     code, out, err = daclip(*common, "--output", tmp_path / "run")
     assert code == 0
     head, *lines = [re.split(r"\s{2,}", line) for line in out.strip().split("\n\n")[1].split("\n")]
-    assert head == ["method", "degradation", "photos", "named", "left alone", "s/photo"]
+    assert head == ["method", "degradation", "photos", "left alone", "s/photo"], "nobody knows what is right"
     assert lines[0][:3] == ["toy", UNKNOWN, "1 (0 scored)"]
     assert "no photo has a clean version" in err
     assert f"the restored ones are in {tmp_path / 'run' / 'photos'}\n" in err
@@ -388,7 +396,12 @@ def test_photos_without_truth_are_restored_named_and_timed(daclip: Door, tmp_pat
     assert made.own.mean() > scene(0, light=0.2).mean() + 1
     _, out, err = daclip(*common, "--format", "json")
     assert "in no folder: name --output" in err
-    assert json.loads(out)["measurements"][0]["probabilities"]["low-light"] > 0.5
+    document = json.loads(out)
+    assert document["measurements"][0]["probabilities"]["low-light"] > 0.5
+    assert document["classification"] == []
+    code, _, err = daclip(*common, "--table", "words")
+    assert code == 2
+    assert "nobody said what is wrong with photos of which it is known" in err
 
 
 def test_a_photo_that_lacks_its_truth_is_named_and_the_others_are_scored(
@@ -550,3 +563,142 @@ def test_two_methods_of_one_name_are_refused(pairs: Path, toy: Path, tmp_path: P
 def test_the_help_shows_its_examples_line_by_line(daclip: Door) -> None:
     _, out, _ = daclip("evaluate", "--help")
     assert "\n  daclip evaluate --data pairs/ --limit 5\n" in out
+
+
+# ---- finished runs, joined
+
+
+def finished(folder: Path, of: evaluate.Plan) -> Path:
+    """The folder of a run that came to its end."""
+    run = evaluate.Run(of, folder)
+    carried_out(run)
+    run.conclude(
+        evaluate.Caption(
+            protocol=of.protocol, data=str(of.data or of.photos), data_sha256=evaluate.data_sha256(run.cases),
+            weights=run.weights, metric_weights={}, command=f"daclip evaluate {folder.name}",
+            version=version("daclip"), seconds=run.findings.seconds, peak_mb=run.findings.peak_mb,
+        )
+    )  # fmt: skip
+    return folder
+
+
+def test_finished_runs_stand_in_one_table_as_if_they_were_one(
+    daclip: Door, pairs: Path, tmp_path: Path
+) -> None:
+    dark = finished(tmp_path / "dark", plan(pairs, only=("low-light",), peers=("identity", "clahe")))
+    noisy = finished(tmp_path / "noisy", plan(pairs, only=("noisy",), peers=("identity", "clahe")))
+    whole = finished(tmp_path / "whole", plan(pairs, peers=("identity", "clahe")))
+    code, joined, err = daclip("evaluate", dark, noisy, "--format", "json")
+    assert (code, err) == (0, "")
+    alone = json.loads(daclip("evaluate", whole, "--format", "json")[1])
+    document = json.loads(joined)
+    figures = [[{**row, "seconds": 0} for row in one["rows"]] for one in (document, alone)]
+    assert figures[0] == figures[1]
+    assert [row["degradation"] for row in figures[0]] == ["low-light", "noisy", "average"] * 2
+    parts = document["parts"]
+    assert list(parts) == [str(dark), str(noisy)]
+    assert document["data_sha256"] == " and ".join(part["data_sha256"] for part in parts.values())
+    assert document["seconds"] == pytest.approx(sum(part["seconds"] for part in parts.values()), abs=0.06)
+    _, out, _ = daclip("evaluate", dark, noisy)
+    sources = " and ".join(f"{pairs} (sha256 {part['data_sha256'][:12]})" for part in parts.values())
+    assert out.startswith(f"protocol rgb, 8 bits; data {sources}; identity weights none; clahe weights none,")
+    assert f"\n{dark}: `daclip evaluate dark`\n{noisy}: `daclip evaluate noisy`\n" in out
+    assert f"\nmade by: daclip evaluate {dark} {noisy}\n" in out
+
+
+def test_joined_runs_of_two_methods_count_none_twice(daclip: Door, pairs: Path, tmp_path: Path) -> None:
+    both = finished(tmp_path / "both", plan(pairs, peers=("identity", "clahe")))
+    more = finished(tmp_path / "more", plan(pairs, peers=("clahe", "non-local-means"), only=("noisy",)))
+    _, out, _ = daclip("evaluate", both, more)
+    rows = [line.split()[:3] for line in out.splitlines() if re.match(r"[\w-]+ +[\w-]+ +\d", line)]
+    names = {"identity": 2, "clahe": 2, "non-local-means": 1}
+    assert [row[0] for row in rows] == [name for name, count in names.items() for _ in range(count + 1)]
+    assert {tuple(row[1:]) for row in rows} == {("low-light", "3"), ("noisy", "1"), ("average", "4"),
+                                                ("average", "1")}  # fmt: skip
+    assert "non-local-means: average of 1 of the 2 degradations here" in out
+    sheet = tmp_path / "sheet.png"
+    daclip("evaluate", both, more, "--sheet", sheet)
+    assert image.read(sheet).width > 3 * 360, "the pictures come from the folders"
+
+
+def test_runs_that_do_not_belong_together_are_not_joined(daclip: Door, pairs: Path, tmp_path: Path) -> None:
+    first = finished(tmp_path / "first", plan(pairs))
+
+    def refused(name: str, **changes: object) -> str:
+        code, out, err = daclip("evaluate", first, finished(tmp_path / name, plan(pairs, **changes)))
+        assert (code, out) == (2, "")
+        return err
+
+    assert "were measured with another protocol (rgb and y)" in refused("y", protocol="y")
+    assert "another metrics (psnr, ssim and psnr)" in refused("psnr", metrics=("psnr",))
+    assert "were measured on other low-light photos (3 and 2)" in refused("few", limit=2)
+    write(pairs / "noisy" / "LQ" / "b.png", scene(3, noise=0.1))
+    (pairs / "noisy" / "LQ" / "b.png").replace(pairs / "noisy" / "LQ" / "a.png")
+    assert "on other noisy photos (1 and 1)" in refused("changed", only=("noisy",))
+    settings = tmp_path / "changed" / "caption.json"
+    settings.write_text(settings.read_text().replace('"identity": "none"', '"identity": "some"'))
+    code, _, err = daclip("evaluate", finished(tmp_path / "again", plan(pairs)), tmp_path / "changed")
+    assert code == 2
+    assert "identity has other weights (none and some)" in err
+
+
+def test_severity_and_seed_matter_only_to_photos_degraded_on_the_fly(
+    daclip: Door, pairs: Path, tmp_path: Path
+) -> None:
+    clean = str(pairs / "noisy" / "GT")
+    made = {"data": None, "photos": clean}
+    first = finished(tmp_path / "first", plan(pairs, **made, only=("hazy",)))
+    other = finished(tmp_path / "other", plan(pairs, **made, only=("rainy",), severity=0.3))
+    code, _, err = daclip("evaluate", first, other)
+    assert code == 2
+    assert "another severity (0.7 and 0.3)" in err
+    own = finished(tmp_path / "own", plan(pairs))
+    code, out, _ = daclip("evaluate", own, other)
+    assert code == 0
+    assert re.search(r"^identity +rainy +1 ", out, flags=re.MULTILINE)
+
+
+def test_a_run_that_was_not_ended_is_not_joined_and_finished_ones_are_not_measured(
+    daclip: Door, pairs: Path, tmp_path: Path
+) -> None:
+    carried_out(evaluate.Run(plan(pairs), tmp_path / "run"))
+    code, _, err = daclip("evaluate", tmp_path / "run")
+    assert code == 1
+    assert f"{tmp_path / 'run'}: no finished run of `daclip evaluate`; name its --output folder" in err
+    done = finished(tmp_path / "done", plan(pairs))
+    code, _, err = daclip("evaluate", done, "--limit", "1")
+    assert code == 2
+    assert "--limit beside finished runs" in err
+
+
+def test_the_command_leaves_a_run_that_can_be_joined(daclip: Door, pairs: Path, toy: Path) -> None:
+    words = ("evaluate", "--model", toy, "--data", pairs, "--limit", "1", "--precision", "fp32")
+    _, first, _ = daclip(*words, "--output", pairs / "run")
+    _, again, _ = daclip("evaluate", pairs / "run")
+    assert again.split("\n\n")[1] == first.split("\n\n")[1]
+    assert f"\n{pairs / 'run'}: `{first.partition('made by: ')[2].partition(chr(10))[0]}`\n" in again
+
+
+def test_the_commands_of_the_page_of_results_can_be_given() -> None:
+    page = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "results.py"))
+    places = page["Places"](data="data", runs="runs/results", plots="docs/results", limit=None)
+    quick = page["Places"](data="data", runs="runs/results", plots="docs/results", limit=2)
+
+    def parsed(words: list[str]) -> dict[str, Any]:
+        assert words[:2] == ["daclip", "evaluate"]
+        return command.make_context("evaluate", words[2:]).params
+
+    for run in page["RUNS"]:
+        settings = parsed(places.measure(run))
+        assert (settings["names"], str(settings["output"])) == (
+            ("compact", "compact-sde"),
+            f"runs/results/{run}",
+        )
+        assert parsed(quick.measure(run))["limit"] == 2
+    told = [(section, parsed(places.tell(section))) for section in page["SECTIONS"]]
+    assert {run for section, _ in told for run in section.runs} == {*page["RUNS"]}
+    assert {settings["shown"] for _, settings in told} == {"rows", "unified", "words"}
+    for section, settings in told:
+        runs = [parsed(places.measure(run)) for run in section.runs]
+        assert len({(one["protocol"], one["settings"], one["metric_names"]) for one in runs}) == 1
+        assert [str(path) for path in settings["runs"]] == [f"runs/results/{run}" for run in section.runs]

@@ -160,6 +160,7 @@ PROMISES: dict[str, Callable[[str], object]] = {
     "daclip evaluate --data pairs/ --format html": lambda _: (
         holds("report.html", "<table", "compact") and holds("plots/bars-psnr.svg", "<svg")
     ),
+    "daclip evaluate run/": lambda out: has_row(out, "compact", "rainy") and "top-1" in out,
     "daclip score": lambda out: has_row(out, "results/rainy.png", "psnr", r"\d+\.\d\d", "ssim"),
     "daclip analyse": lambda _: holds("analysis.md", "## Contexts", "## Mixtures", "rainy"),
 }

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from daclip.evaluate import Caption
     from daclip.evaluate.analysis import Study, Subject
 
-HELP = """Study a model, and training runs RUN..., as the paper's discussion does; print a page in Markdown.
+HELP = """Study a model, and finished runs RUN..., as the paper's discussion does; print a page in Markdown.
+
+RUN is a folder of `daclip train`, for its curves, or the --output folder of `daclip evaluate`, for tables,
+bars, radar plots and confusion matrices of what it has measured; several of a kind are compared.
 
 With --output each study goes into that page, in the place of its last version, and its figures into a
 folder of the page's name.
@@ -25,10 +28,14 @@ folder of the page's name.
 daclip analyse --photos photos/ --limit 4 --output analysis.md
 daclip analyse --photos photos/ --studies contexts,words
 daclip analyse runs/compact runs/compact-controller --output curves.md
+daclip analyse runs/evaluate-rain runs/evaluate-haze --output analysis.md
 daclip analyse --captions captions.csv --backbone runs/compact-backbone/model
 """
 
-STUDIES = ("contexts", "words", "embeddings", "retrieval", "severities", "mixtures", "samplers", "curves")
+STUDIES = (
+    *("contexts", "words", "embeddings", "retrieval", "severities", "mixtures", "samplers"),
+    *("results", "curves"),
+)
 
 
 @click.command(name="analyse", short_help="Show what contexts, words and samplers are worth.", help=HELP)
@@ -76,7 +83,7 @@ def command(
     """What HELP says; here are only words: the subject, the studies, the page."""
     terminal = Terminal(quiet=quiet, verbosity=verbose, color=color)
     if not (runs or photos or captions):
-        raise UsageError("nothing to study", hint="name --photos, --captions or folders of training runs")
+        raise UsageError("nothing to study", hint="name --photos, --captions or folders of runs")
     asked = None if studies is None else [name.strip() for name in studies.split(",") if name.strip()]
     if unknown := sorted(set(asked or ()) - set(STUDIES)):
         raise UsageError(f'no study "{unknown[0]}"', hint=f"known: {', '.join(STUDIES)}")
@@ -136,7 +143,8 @@ def _section(study: "Study", caption: "Caption", folder: Path | None) -> str:
     """A study as Markdown; its figures are written where there is a folder for them."""
     from daclip.evaluate import plots, tables
 
-    facts = ". ".join(caption.lines()[:-1])
+    has_intervals = any(table.has_intervals for table in study.tables)
+    facts = ". ".join(caption.lines(intervals=has_intervals)[:-1])
     parts = [f"## {study.title}", study.words, f"{facts}.", f"`{caption.command}`"]
     for table in study.tables:
         parts += [table.title] if table.title else []

@@ -2,6 +2,7 @@
 
 import shlex
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,16 +14,17 @@ from daclip.cli.terminal import Terminal, engine_options, options
 from daclip.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from daclip.evaluate import Caption, Panel, Plan, Run
+    from daclip.evaluate import Caption, Findings, Joined, Panel, Plan, Run
 
 PAPER_TABLES = ("unified", "rain100h", "lol", "gopro", "reside6k")
 
 HELP = """Restore photos whose clean version is known, and print a table of how near to it they came.
 
-Photos without a clean version are restored, named and timed. With --output a run that was stopped goes on
-where it was.
+Photos without a clean version are restored and timed, and --format json has what was said of each. With
+--output a run that was stopped goes on where it was. Finished runs RUN... are not measured again but joined:
+their methods, or degradations, in one table; runs whose figures do not belong together are refused.
 
 \b
 daclip evaluate --data pairs/ --limit 5
@@ -31,12 +33,14 @@ daclip evaluate --photos photos/ --only clean
 daclip evaluate --data pairs/ --peer classics --peer SCUNet.pth --output run/ --workers 2
 daclip evaluate --data rain/ --only rainy --table rain100h --metrics psnr,ssim,lpips
 daclip evaluate --data pairs/ --output run/ --format html > report.html
+daclip evaluate runs/rain runs/haze --table unified --plots plots/
 """
 
 
 @click.command(
     name="evaluate", short_help="Measure models on photos whose clean version is known.", help=HELP
 )
+@click.argument("runs", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--model", "names", multiple=True, default=["compact"], show_default=True, help="Repeatable.")
 @click.option(
     "--peer",
@@ -112,6 +116,7 @@ daclip evaluate --data pairs/ --output run/ --format html > report.html
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto")
 @options
 def command(
+    runs: tuple[Path, ...],
     names: tuple[str, ...],
     peers: tuple[str, ...],
     commands: tuple[str, ...],
@@ -149,6 +154,12 @@ def command(
         raise UsageError("--keep without --output", hint="name a folder for the photos")
     from daclip import evaluate
 
+    tell = partial(_tell, terminal, shown=shown, layout=layout, plots=plots, sheet=sheet)
+    if runs:
+        _refuse_measuring()
+        joined = evaluate.join(runs, command=shlex.join(given("evaluate", leave_out=_TELLING)))
+        tell(joined.findings, joined.caption, partial(_joined_panels, joined))
+        return 0
     plan = evaluate.Plan(
         models=names,
         peers=peers,
@@ -175,7 +186,9 @@ def command(
         run = evaluate.Run(plan, output or Path(temporary), workers=workers, keep=keep)
         _carry_out(run, terminal)
         if run.findings.measurements:
-            _tell(run, _caption(run), terminal, shown=shown, layout=layout, plots=plots, sheet=sheet)
+            caption = _caption(run)
+            run.conclude(caption)
+            tell(run.findings, caption, partial(_panels, run))
             if all(not one.after for one in run.findings.measurements):
                 where = "no folder: name --output to keep them" if output is None else output / "photos"
                 terminal.note(
@@ -214,9 +227,10 @@ def _carry_out(run: "Run", terminal: Terminal) -> None:
 
 
 def _tell(
-    run: "Run",
-    caption: "Caption",
     terminal: Terminal,
+    findings: "Findings",
+    caption: "Caption",
+    pictures: "Callable[[], list[Panel]]",
     *,
     shown: str,
     layout: str,
@@ -226,10 +240,8 @@ def _tell(
     """The table on stdout; plots and pictures where they are wanted."""
     from daclip import evaluate
 
-    panels = _panels(run) if sheet is not None or layout == "html" else []
-    found = evaluate.results(
-        run.findings.measurements, run.findings.features, caption, shown=shown, panels=panels
-    )
+    panels = pictures() if sheet is not None or layout == "html" else []
+    found = evaluate.results(findings.measurements, findings.features, caption, shown=shown, panels=panels)
     terminal.result(evaluate.FORMATS[layout](found))
     if plots is not None:
         for path in evaluate.write_plots(found, plots):
@@ -243,20 +255,36 @@ def _tell(
 
 def _panels(run: "Run") -> "list[Panel]":
     """Input, peers, our models and truth of the first measured photo of each degradation."""
-    from daclip import evaluate, image
+    from daclip import evaluate
 
     names, models = [*run.weights], len(run.plan.models)
+    names = [*names[models:], *names[:models]]
+    shown = {case.name: case.degradation for case in run.shown()}
+    return _panels_of(shown, names, partial(evaluate.picture_path, run.folder))
+
+
+def _joined_panels(joined: "Joined") -> "list[Panel]":
+    """The same of finished runs: the pictures that they have kept."""
+    return _panels_of(joined.shown, list(joined.caption.weights), joined.picture)
+
+
+def _panels_of(
+    shown: "Mapping[str, str]", names: "Sequence[str]", place: "Callable[[str, str], Path]"
+) -> "list[Panel]":
+    """A panel for each photo, named with its degradation, of the pictures that are at their places."""
+    from daclip import evaluate, image
+
     panels: list[Panel] = []
-    for case in run.shown():
+    for name, degradation in shown.items():
         pictures: list[tuple[str, Any]] = []
-        for name in ("input", *names[models:], *names[:models], "truth"):
-            path = evaluate.picture_path(run.folder, name, case.name)
+        for picture in ("input", *names, "truth"):
+            path = place(picture, name)
             if path.is_file():
                 photo = image.read(path)
-                pictures.append((name, photo.crop_8bit(0, 0, photo.height, photo.width)))
+                pictures.append((picture, photo.crop_8bit(0, 0, photo.height, photo.width)))
         if pictures:
-            pictures[0] = (case.degradation, pictures[0][1])
-            panels.append(evaluate.Panel(pictures=pictures, title=case.name))
+            pictures[0] = (degradation, pictures[0][1])
+            panels.append(evaluate.Panel(pictures=pictures, title=name))
     return panels
 
 
@@ -307,6 +335,19 @@ def given(name: str, *, leave_out: "Sequence[str]") -> list[str]:
         for each in value if parameter.multiple or parameter.nargs == -1 else [value]:
             words += [*flag, str(each)]
     return words
+
+
+def _refuse_measuring() -> None:
+    """Raise UsageError for a flag that measures beside runs that are finished."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        key = parameter.name or ""
+        is_given = context.get_parameter_source(key) is ParameterSource.COMMANDLINE
+        if is_given and key not in ("runs", "shown", "layout", "plots", "sheet", *_SPEECH):
+            raise UsageError(
+                f"{parameter.opts[0]} beside finished runs",
+                hint="they are shown as they were measured; leave RUN... out to measure",
+            )
 
 
 _SPEECH = ("quiet", "verbose", "color")

@@ -1,14 +1,16 @@
 """`daclip evaluate`, `daclip score`, `daclip analyse`: restorers on photos whose clean version is known.
 
-`run.Plan` says what is measured, `run.Run` measures it, `results` tells it. `synthetic` (extra [data]),
-`plots` (extra [plots]) and `analysis` (extra [torch]) are imported by their names.
+`run.Plan` says what is measured, `run.Run` measures it, `joined.join` reads finished runs back, `results`
+tells it. `synthetic` (extra [data]), `plots` (extra [plots]) and `analysis` (extra [torch]) are imported by
+their names.
 """
 
 from daclip.evaluate.cases import Case, data_sha256, files_sha256, pairs
+from daclip.evaluate.joined import Joined, join
 from daclip.evaluate.measure import Measurement, Metrics, evaluate, load_metrics, peak_megabytes, scores
 from daclip.evaluate.peers import Answer, Method, restorer_method
 from daclip.evaluate.results import FORMATS, TABLES, Results, results, write_plots
-from daclip.evaluate.run import Plan, Run, picture_path
+from daclip.evaluate.run import Findings, Plan, Run, picture_path
 from daclip.evaluate.sheet import Panel, draw
 from daclip.evaluate.tables import Caption, Row, summarise
 
@@ -18,6 +20,8 @@ __all__ = [
     "Answer",
     "Caption",
     "Case",
+    "Findings",
+    "Joined",
     "Measurement",
     "Method",
     "Metrics",
@@ -30,6 +34,7 @@ __all__ = [
     "draw",
     "evaluate",
     "files_sha256",
+    "join",
     "load_metrics",
     "pairs",
     "peak_megabytes",

@@ -1,8 +1,8 @@
 """The paper's discussion as measurements: what contexts are worth, what the encoder sees, how samplers do.
 
-Every study is a function of a subject (a model and photos) and gives tables and figures (extras [torch],
-[data], [plots]). One network is asked with other contexts than its own; it is not trained anew for each.
-PAPER 8.
+Every study is a function of a subject (a model and photos, or run folders) and gives tables and figures
+(extras [torch], [data], [plots]). `contexts` asks one network with other contexts than its own; networks
+trained without them are compared by `curves`. PAPER 8.
 """
 
 import json
@@ -28,9 +28,21 @@ from daclip.diffusion import IRSDE
 from daclip.errors import DataError, ModelError, UsageError
 from daclip.evaluate import classification, plots, synthetic
 from daclip.evaluate.cases import Case, files_sha256
+from daclip.evaluate.joined import Joined, join
 from daclip.evaluate.measure import Metrics, load_metrics, peak_megabytes, scores
 from daclip.evaluate.peers import restorer_method
-from daclip.evaluate.tables import Caption, Table, between, bootstrap, number, order, share
+from daclip.evaluate.run import MEASUREMENTS
+from daclip.evaluate.tables import (
+    Caption,
+    Table,
+    between,
+    bootstrap,
+    number,
+    order,
+    share,
+    summarise,
+    table,
+)
 from daclip.image import Photo
 from daclip.metrics import Pixels8
 from daclip.restore import Restorer
@@ -61,7 +73,7 @@ class Subject:
         severity, seed: of the degradations.
         captions: CSV of photos with captions, for `retrieval`.
         backbone: folder of a DA-CLIP with a text tower of the same space; None for the model's own.
-        runs: folders of training runs, for `curves`.
+        runs: folders of training runs, for `curves`, and of finished `daclip evaluate` runs, for `results`.
         calls: numbers of network calls, for `samplers`.
         metric_weights: folder with the weights of LPIPS, for `samplers`; without it there is none.
         on_progress: told after every photo of a study: study, photo, photos of the study.
@@ -100,6 +112,16 @@ class Subject:
         if left_out:
             raise DataError(left_out[0])
         return found
+
+    @cached_property
+    def joined(self) -> Joined:
+        """Those of the runs that have measured photos, as one."""
+        return join([run for run in self.runs if not _is_training(run)], command="")
+
+    @property
+    def trained(self) -> list[Path]:
+        """Those of the runs that have trained a network."""
+        return [run for run in self.runs if _is_training(run)]
 
     def cases(self, study: str, names: Sequence[str], *, severity: float | None = None) -> list[Case]:
         """Photos degraded on the fly."""
@@ -161,6 +183,11 @@ class Subject:
         texts = self.restorer.folder.texts
         row = detect.unit(texts.embeddings[[texts.names.index(name)]])
         return (row * np.linalg.norm(like.degradation)).astype(np.float32)
+
+
+def _is_training(run: Path) -> bool:
+    """Whether a run folder is not one of `daclip evaluate`; what is neither is named when its log is read."""
+    return not (run / MEASUREMENTS).is_file()
 
 
 def _shipped(restorer: Restorer) -> tuple[str, int | list[int]]:
@@ -697,15 +724,33 @@ def samplers(subject: Subject) -> Study:
     )
 
 
-# ---- (a), (b): training curves
+# ---- what `daclip evaluate` has measured
+
+
+def results(subject: Subject) -> Study:
+    """Tables, bars, radar plots and confusion matrices of finished runs of `daclip evaluate`."""
+    if len(subject.trained) == len(subject.runs):
+        raise UsageError("the study results without runs", hint="name --output folders of daclip evaluate")
+    found = subject.joined.findings
+    rows = summarise(found.measurements, found.features)
+    said = classification.of_measurements(found.measurements)
+    return Study(
+        title="Restorers, degradation by degradation",
+        words="From the measurements of finished runs. `gain` is of PSNR, in dB.",
+        tables=(table(rows), *([classification.table(said)] if said else [])),
+        figures={f"results-{name}": figure for name, figure in plots.of_results(rows, said).items()},
+    )
+
+
+# ---- (a), (b), (c): training curves
 
 
 def curves(subject: Subject) -> Study:
     """Loss and validation figures of training runs against their steps."""
-    if not subject.runs:
+    if not subject.trained:
         raise UsageError("the study curves without runs", hint="name folders of training runs")
-    names = _short_names(subject.runs)
-    logs = {names[run]: read_log(run / "log.jsonl") for run in subject.runs}
+    names = _short_names(subject.trained)
+    logs = {names[run]: read_log(run / "log.jsonl") for run in subject.trained}
     lines: list[tuple[str, ...]] = []
     drawn: dict[str, dict[str, plots.Curve]] = {}
     for name, log in logs.items():
@@ -719,14 +764,39 @@ def curves(subject: Subject) -> Study:
         final = {key: value for key, value in (checks[-1][1] if checks else {}).items() if "/" not in key}
         told = ", ".join(f"{key} {value:.3f}" for key, value in sorted(final.items())) or "-"
         lines.append((name, str(last), f"{losses[-1][1]:.3f}" if losses else "-", told))
+    head = ("run", "steps", "last loss", "last validation")
     return Study(
         title="Training curves",
-        words="From the logs of training runs; losses averaged over 20 lines. Another loss shows as a jump.",
-        tables=(Table(head=("run", "steps", "last loss", "last validation"), lines=tuple(lines), words=1),),
+        words="From the logs of training runs; losses averaged over 20 lines. Another loss shows as a jump. "
+        "Validations compare between runs of the same data, seed and `validate_regions`.",
+        tables=(Table(head=head, lines=tuple(lines), words=1), *_last_gains(logs)),
         figures={
             f"curves-{key}": plots.curves(found, x="step", y=key) for key, found in sorted(drawn.items())
         },
     )
+
+
+def _last_gains(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[Table, ...]:
+    """What restorers won at their last validation, by degradation; no table where none was trained."""
+    last = {name: [line["val"] for line in log if "val" in line][-1:] for name, log in logs.items()}
+    known = {name: found[0] for name, found in last.items() if found and "gain" in found[0]}
+    pairs = {name: [key[6:] for key in found if key.startswith("input/")] for name, found in known.items()}
+    names = sorted({word for words in pairs.values() for word in words if word != CLEAN}, key=order)
+    if not names:
+        return ()
+    lines = [
+        (
+            name,
+            *(
+                f"{found[f'psnr/{word}'] - found[f'input/{word}']:+.2f}" if word in pairs[name] else "-"
+                for word in names
+            ),
+            f"{found['gain']:+.2f}",
+        )
+        for name, found in known.items()
+    ]
+    title = "Gain in PSNR at the last validation, dB"
+    return (Table(title=title, head=("run", *names, "mean"), lines=tuple(lines), words=1),)
 
 
 def _short_names(runs: Sequence[Path]) -> dict[Path, str]:
@@ -740,7 +810,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be read ({error.strerror})", hint="name folders of `daclip train`"
+            f"{path}: cannot be read ({error.strerror})",
+            hint="name folders of `daclip train` or `daclip evaluate`",
         ) from error
     found: dict[tuple[Any, bool], dict[str, Any]] = {}
     for line in lines:
@@ -773,6 +844,8 @@ _PROTOCOLS = {
 
 def caption(subject: Subject, study: str, *, command: str, seconds: float) -> Caption:
     """Where the figures of a study are from, after it was made."""
+    if study == "results":
+        return replace(subject.joined.caption, command=command)
     data, files = _data(subject, study)
     weights: dict[str, str] = {}
     if study != "curves":
@@ -796,7 +869,8 @@ def caption(subject: Subject, study: str, *, command: str, seconds: float) -> Ca
 def _data(subject: Subject, study: str) -> tuple[str, list[tuple[str, Path]]]:
     """The data of a study in words, and its files."""
     if study == "curves":
-        return ", ".join(map(str, subject.runs)), [("log", run / "log.jsonl") for run in subject.runs]
+        logs = [("log", run / "log.jsonl") for run in subject.trained]
+        return ", ".join(map(str, subject.trained)), logs
     severity = "" if study in ("severities", "mixtures") else f" {subject.severity:g}"
     if study == "retrieval":
         assert subject.captions is not None
@@ -818,6 +892,7 @@ STUDIES: dict[str, Callable[[Subject], Study]] = {
     "severities": severities,
     "mixtures": mixtures,
     "samplers": samplers,
+    "results": results,
     "curves": curves,
 }
 """Every study by name, in the order of the page."""
@@ -825,10 +900,11 @@ STUDIES: dict[str, Callable[[Subject], Study]] = {
 
 def possible(subject: Subject) -> list[str]:
     """The studies for which the subject has what they need."""
-    is_diffusion = subject.restorer.folder.config.kind == "diffusion"
+    has_photos = subject.photos is not None
     needs = {
         "retrieval": subject.captions is not None,
-        "samplers": subject.photos is not None and is_diffusion,
-        "curves": bool(subject.runs),
+        "samplers": has_photos and subject.restorer.folder.config.kind == "diffusion",
+        "results": len(subject.trained) < len(subject.runs),
+        "curves": bool(subject.trained),
     }
-    return [name for name in STUDIES if needs.get(name, subject.photos is not None)]
+    return [name for name in STUDIES if needs.get(name, has_photos)]

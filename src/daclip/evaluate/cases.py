@@ -90,6 +90,13 @@ def lonely(cases: Sequence[Case]) -> list[str]:
     return [case.name for case in cases if case.degradation in has_truths and len(case.files) == 1]
 
 
+def file_name(name: str) -> str:
+    """A name of photo or method without what means something in a path."""
+    return "".join(
+        letter if letter.isalnum() or letter in "-_." else "_" for letter in name.replace(": ", "-")
+    )
+
+
 def file_sha256(path: Path) -> str:
     """The hash of a file's bytes."""
     status = path.stat()

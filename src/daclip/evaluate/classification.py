@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
+from daclip.evaluate.cases import UNKNOWN
 from daclip.evaluate.measure import Measurement
 from daclip.evaluate.tables import Table, order, share
 
@@ -80,13 +81,13 @@ def calibration_error(confidences: Sequence[float], is_right: Sequence[bool], *,
 
 
 def of_measurements(measurements: Sequence[Measurement]) -> list[Classification]:
-    """What each method said that says anything."""
+    """What each method said that says anything, of photos of which one knows what is wrong."""
     found: list[Classification] = []
     for method in dict.fromkeys(one.method for one in measurements):
         said = [
             (one.degradation, one.probabilities)
             for one in measurements
-            if one.method == method and one.probabilities
+            if one.method == method and one.probabilities and one.degradation != UNKNOWN
         ]
         if said:
             found.append(classify(method, said))

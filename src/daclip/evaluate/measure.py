@@ -69,6 +69,11 @@ class Measurement:
         return max(self.probabilities, key=self.probabilities.__getitem__) if self.probabilities else None
 
 
+def plain(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Figures for JSON, which knows no infinity: the PSNR of equal photos is null."""
+    return {name: value if np.isfinite(value) else None for name, value in figures.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     """One case with everything that was measured.

@@ -34,11 +34,6 @@ class Answer:
     probabilities: Mapping[str, float] | None = None
     is_unchanged: bool = False
 
-    @property
-    def likeliest(self) -> str | None:
-        """The likeliest word, None where the method says nothing."""
-        return max(self.probabilities, key=self.probabilities.__getitem__) if self.probabilities else None
-
 
 @dataclass(frozen=True, kw_only=True)
 class Method:

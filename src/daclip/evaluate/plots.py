@@ -11,6 +11,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from daclip.evaluate.cases import file_name
 from daclip.evaluate.classification import Classification
 from daclip.evaluate.tables import AVERAGE, Row, order
 from daclip.vocabulary import CLEAN
@@ -35,11 +36,7 @@ def of_results(rows: Sequence[Row], classifications: Sequence[Classification]) -
         figures[f"bars-{metric}"] = bars(rows, metric)
         if len(_spokes(rows, metric)) > 2:
             figures[f"radar-{metric}"] = radar(rows, metric)
-    return figures | {f"words-{_plain(one.name)}": confusion(one) for one in classifications}
-
-
-def _plain(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+    return figures | {f"words-{file_name(one.name)}": confusion(one) for one in classifications}
 
 
 def _degradations(rows: Sequence[Row]) -> list[str]:
@@ -83,7 +80,7 @@ def bars(rows: Sequence[Row], metric: str) -> Figure:
                 axes.plot([x], [value], ".", color="black", markersize=2)
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     axes.set_ylabel(UNITS.get(metric, metric))
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside upper center", ncols=min(len(series), 4))
     return figure
 
 
@@ -136,7 +133,7 @@ def confusion(one: Classification) -> Figure:
 
 def curves(lines: Mapping[str, Curve], *, x: str, y: str, log_x: bool = False) -> Figure:
     """Lines by name over a common axis."""
-    figure, axes = _figure(5.6, 3.4)
+    figure, axes = _figure(6.8, 3.4)
     for place, (name, (at, values)) in enumerate(lines.items()):
         axes.plot(at, values, marker="." if len(at) < 40 else None, label=name, color=_colour(place))
     if log_x:
@@ -146,7 +143,7 @@ def curves(lines: Mapping[str, Curve], *, x: str, y: str, log_x: bool = False) -
         axes.minorticks_off()
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.legend(fontsize=7)
+    figure.legend(fontsize=7, loc="outside right upper")
     return figure
 
 
@@ -161,7 +158,8 @@ def points(sets: Mapping[str, Mapping[str, Float[np.ndarray, "n 2"]]]) -> Figure
         axes.set_title(title, fontsize=9)
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.axes[0].legend(fontsize=6, markerscale=1.5)
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, fontsize=6, markerscale=1.5, loc="outside right upper")
     return figure
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from daclip.errors import UsageError
-from daclip.evaluate.tables import AVERAGE, IDENTITY, Row, Table, between, number
+from daclip.evaluate.tables import AVERAGE, Row, Table, between, number, partial_averages
 from daclip.vocabulary import DEGRADATIONS
 
 PROTOCOL = "rgb-crop4"
@@ -179,9 +179,5 @@ def _notes(paper: PaperTable, rows: Sequence[Row]) -> tuple[str, ...]:
         "the tool and size of the published FID are unknown",
     ]
     if paper.degradation is None:
-        methods = dict.fromkeys(row.method for row in rows if row.method != IDENTITY)
-        for method in methods:
-            own = {row.degradation for row in rows if row.method == method} & set(DEGRADATIONS)
-            if len(own) < len(DEGRADATIONS):
-                notes.append(f"{method}: average of {len(own)} of the ten degradations")
+        notes += partial_averages(rows, DEGRADATIONS, "degradations")
     return tuple(notes)

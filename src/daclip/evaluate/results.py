@@ -1,17 +1,15 @@
 """The results of an evaluation in every form: text, Markdown, CSV, JSON, LaTeX, one HTML page."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from daclip.errors import UsageError
 from daclip.evaluate import classification, page, published, tables
 from daclip.evaluate.classification import Classification
-from daclip.evaluate.measure import Measurement
+from daclip.evaluate.measure import Measurement, plain
 from daclip.evaluate.sheet import Panel
 from daclip.evaluate.tables import Caption, FeatureTable, Row, Table
 
@@ -43,7 +41,10 @@ class Results:
             return tables.table(self.rows)
         if self.shown == WORDS:
             if not self.classifications:
-                raise UsageError("no method says what is wrong", hint="--table words needs a --model")
+                raise UsageError(
+                    "nobody said what is wrong with photos of which it is known",
+                    hint="--table words needs a --model, and photos in folders of their degradation",
+                )
             return classification.table(self.classifications)
         return published.beside(self.shown, self.rows)
 
@@ -62,14 +63,18 @@ def results(
 
 
 def _in_layout(layout: str) -> Callable[[Results], str]:
-    return lambda given: tables.LAYOUTS[layout](given.table(), given.caption.lines())
+    def told(given: Results) -> str:
+        table = given.table()
+        return tables.LAYOUTS[layout](table, given.caption.lines(intervals=table.has_intervals))
+
+    return told
 
 
 def comma_separated(given: Results) -> str:
     """CSV: rows in full precision, other tables as they are told."""
     if given.shown == ROWS:
         return tables.exact_rows(given.rows, given.caption)
-    return tables.comma_separated(given.table(), given.caption.lines())
+    return _in_layout("csv")(given)
 
 
 def as_json(given: Results) -> str:
@@ -80,7 +85,7 @@ def as_json(given: Results) -> str:
         "rows": [asdict(row) for row in given.rows],
         "classification": [_classification(one) for one in given.classifications],
         "measurements": [
-            asdict(one) | {"before": _finite(one.before), "after": _finite(one.after)}
+            asdict(one) | {"before": plain(one.before), "after": plain(one.after)}
             for one in given.measurements
         ],
     }
@@ -100,10 +105,6 @@ def _classification(one: Classification) -> dict[str, Any]:
         "mean_accuracy": one.mean_accuracy,
         "calibration_error": one.calibration_error,
     }
-
-
-def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if np.isfinite(value) else None for name, value in figures.items()}
 
 
 def html(given: Results) -> str:

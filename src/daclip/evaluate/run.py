@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
@@ -18,9 +18,10 @@ from jaxtyping import Float32
 from daclip import image
 from daclip.errors import DaclipError, DataError, UsageError
 from daclip.evaluate import peers
-from daclip.evaluate.cases import Case, data_sha256, lonely, pairs
-from daclip.evaluate.measure import Measured, Measurement, Metrics, Outcome, attempt, load_metrics
+from daclip.evaluate.cases import Case, data_sha256, file_name, lonely, pairs
+from daclip.evaluate.measure import Measured, Measurement, Metrics, Outcome, attempt, load_metrics, plain
 from daclip.evaluate.peers import Method
+from daclip.evaluate.tables import Caption
 from daclip.metrics import Pixels8
 from daclip.restore import Restorer
 
@@ -152,15 +153,19 @@ class Findings:
         return max((one.peak_mb for one in self.measurements), default=0)
 
 
-class Ledger:
-    """The folder of a run: settings, a line for each photo that is done, pictures to show.
+MEASUREMENTS = "measurements.jsonl"
 
-    `settings.json`, `measurements.jsonl`, `features/<photo>.npz` and `photos/<method>/<photo>.png`.
+
+class Ledger:
+    """The folder of a run: settings, a line for each photo that is done, pictures to show, its caption.
+
+    `settings.json`, `measurements.jsonl`, `features/<photo>.npz`, `photos/<method>/<photo>.png` and, of a run
+    that came to its end, `caption.json`.
     """
 
     def __init__(self, folder: Path, plan: Plan, metrics: Metrics, weights: Mapping[str, str]) -> None:
         self.folder = folder
-        self._lines = folder / "measurements.jsonl"
+        self._lines = folder / MEASUREMENTS
         decisive = plan.decisive() | {"metrics": metrics.names, "daclip": version("daclip")}
         decisive |= {f"weights of {name}": sha for name, sha in metrics.weights.items()}
         self._settle(json.loads(json.dumps(decisive)), weights)
@@ -177,7 +182,7 @@ class Ledger:
             if differing:
                 name, before, now = differing[0]
                 raise UsageError(
-                    f"{self.folder} was measured with another {name} ({_told(before)}, now {_told(now)})",
+                    f"{self.folder} was measured with another {name} ({told(before)}, now {told(now)})",
                     hint="name another --output, or the same settings",
                 )
             weights = {**known, **weights}
@@ -196,36 +201,18 @@ class Ledger:
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read ({error})", hint="name another --output") from error
 
-    def read(self, cases: Sequence[Case]) -> Findings:
+    def read(self, cases: Sequence[Case], methods: Sequence[str]) -> Findings:
         """What was found of these cases in earlier runs; photos that have changed since do not count."""
-        stamps = {case.name: data_sha256([case]) for case in cases}
-        findings = Findings()
-        for line in self._whole_lines():
-            stamp = line.pop("data_sha256")
-            if stamps.get(line["photo"]) == stamp:
-                line["before"], line["after"] = _numbers(line["before"]), _numbers(line["after"])
-                findings.measurements.append(Measurement(**line))
-        for photo in {one.photo for one in findings.measurements}:
-            path = self.folder / "features" / f"{_file_name(photo)}.npz"
-            if path.is_file():
-                with np.load(path) as stored:
-                    findings.features |= {(name, photo): stored[name] for name in stored.files}
-        return findings
-
-    def _whole_lines(self) -> Iterator[dict[str, Any]]:
-        if not self._lines.exists():
-            return
-        text = self._lines.read_text(encoding="utf-8")
-        if text and not text.endswith("\n"):  # a kill may have cut the last line
-            text = text[: text.rfind("\n") + 1]
-            _write_whole(self._lines, text)
-        for line in text.splitlines():
-            yield json.loads(line)
+        if self._lines.exists():
+            text = self._lines.read_text(encoding="utf-8")
+            if _whole(text) != text:
+                _write_whole(self._lines, _whole(text))
+        return found_in(self.folder, {case.name: data_sha256([case]) for case in cases}, methods)
 
     def write(self, case: Case, done: Measured) -> None:
         """One photo is done: its features, then its lines, at once on disk."""
         if done.features:
-            path = self.folder / "features" / f"{_file_name(case.name)}.npz"
+            path = self.folder / "features" / f"{file_name(case.name)}.npz"
             path.parent.mkdir(exist_ok=True)
             known: dict[str, Any] = {}
             if path.is_file():
@@ -235,7 +222,7 @@ class Ledger:
         stamp = data_sha256([case])
         lines = [
             json.dumps(
-                asdict(one) | {"before": _plain(one.before), "after": _plain(one.after), "data_sha256": stamp}
+                asdict(one) | {"before": plain(one.before), "after": plain(one.after), "data_sha256": stamp}
             )
             for one in done.measurements
         ]
@@ -243,6 +230,28 @@ class Ledger:
             file.write("".join(f"{line}\n" for line in lines))
             file.flush()
             os.fsync(file.fileno())
+
+
+def found_in(folder: Path, stamps: Mapping[str, str], methods: Collection[str]) -> Findings:
+    """What the folder of a run holds of these methods on these photos, each photo with its data_sha256."""
+    path, findings = folder / MEASUREMENTS, Findings()
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    for line in map(json.loads, _whole(text).splitlines()):
+        stamp = line.pop("data_sha256")
+        if stamps.get(line["photo"]) == stamp and line["method"] in methods:
+            line["before"], line["after"] = _numbers(line["before"]), _numbers(line["after"])
+            findings.measurements.append(Measurement(**line))
+    for photo in {one.photo for one in findings.measurements}:
+        path = folder / "features" / f"{file_name(photo)}.npz"
+        if path.is_file():
+            with np.load(path) as stored:
+                findings.features |= {(name, photo): stored[name] for name in stored.files}
+    return findings
+
+
+def _whole(text: str) -> str:
+    """Lines without the last one where a kill has cut it."""
+    return text[: text.rfind("\n") + 1]
 
 
 def keep_pictures(folder: Path, case: Case, pictures: Mapping[str, Pixels8]) -> None:
@@ -255,26 +264,15 @@ def keep_pictures(folder: Path, case: Case, pictures: Mapping[str, Pixels8]) -> 
 
 def picture_path(folder: Path, picture: str, photo: str) -> Path:
     """Where a picture of a photo is kept."""
-    return folder / "photos" / _file_name(picture) / f"{_file_name(photo)}.png"
-
-
-def _file_name(name: str) -> str:
-    """A name of photo or method without what means something in a path."""
-    return "".join(
-        letter if letter.isalnum() or letter in "-_." else "_" for letter in name.replace(": ", "-")
-    )
-
-
-def _plain(figures: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON knows no infinity: the PSNR of equal photos is null."""
-    return {name: value if np.isfinite(value) else None for name, value in figures.items()}
+    return folder / "photos" / file_name(picture) / f"{file_name(photo)}.png"
 
 
 def _numbers(figures: Mapping[str, float | None]) -> dict[str, float]:
     return {name: np.inf if value is None else value for name, value in figures.items()}
 
 
-def _told(value: Any) -> str:
+def told(value: Any) -> str:
+    """A setting for people."""
     return ", ".join(map(str, cast("list[Any]", value))) if isinstance(value, list) else str(value)
 
 
@@ -317,8 +315,7 @@ class Run:
         self.weights = {method.name: method.weights for method in self.methods}
         self._ledger = Ledger(folder, plan, self.metrics, self.weights)
         self._names = [method.name for method in self.methods]
-        self.findings = self._ledger.read(self.cases)
-        self.findings.measurements = [one for one in self.findings.measurements if one.method in self._names]
+        self.findings = self._ledger.read(self.cases, self._names)
         self.tasks = self._tasks(keep)
 
     def _tasks(self, keep: bool) -> list[Task]:
@@ -344,6 +341,13 @@ class Run:
             self.findings.features |= {(name, task.case.name): row for name, row in outcome.features.items()}
             height, width, _ = outcome.pictures["input"].shape
             yield task.case, height * width / 1e6, outcome.error
+
+    def conclude(self, caption: Caption) -> None:
+        """Keep where the table is from, and the hash of each photo it is of, so that runs can be joined."""
+        measured = {one.photo for one in self.findings.measurements}
+        photos = {case.name: data_sha256([case]) for case in self.cases if case.name in measured}
+        whole = json.dumps({**asdict(caption), "photos": photos}, indent=1, ensure_ascii=False)
+        _write_whole(self.folder / "caption.json", whole + "\n")
 
     def shown(self) -> list[Case]:
         """The first measured case of each degradation; pictures of it that were not kept are made again."""

@@ -3,16 +3,17 @@
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from daclip.errors import UsageError
+from daclip.evaluate.cases import UNKNOWN
 from daclip.evaluate.measure import Measurement
-from daclip.metrics import frechet
+from daclip.metrics import PROTOCOLS, frechet
 from daclip.vocabulary import CLEAN, DEGRADATIONS
 
 AVERAGE, IDENTITY = "average", "identity"
@@ -31,7 +32,7 @@ class Row:
         before, after: figures by metric, of the input and of the output.
         intervals: 95 % of the means of `after`, and of `gain`, over resampled photos lie in them.
         gain: dB of PSNR won over the input.
-        named: share of photos whose likeliest word is the degradation.
+        named: share of photos whose likeliest word is the degradation, where that is known.
         left_alone: share of photos that came back unchanged.
         seconds: for a photo.
     """
@@ -54,7 +55,8 @@ class Row:
 class Caption:
     """Where figures are from: protocol, data and hash, weights by method and by metric, command, cost.
 
-    The seconds are those of all photos, added over processes and over all calls of a run.
+    The seconds are those of all photos, added over processes and over all calls of a run. `parts` are the
+    captions of joined runs by their folders.
     """
 
     protocol: str
@@ -66,15 +68,21 @@ class Caption:
     version: str
     seconds: float
     peak_mb: int
+    parts: Mapping[str, "Caption"] = field(default_factory=dict[str, "Caption"])
 
-    def lines(self) -> list[str]:
-        """The caption for people."""
-        facts = [f"protocol {self.protocol}, 8 bits", f"data {self.data} (sha256 {self.data_sha256[:12]})"]
+    def lines(self, *, intervals: bool = True) -> list[str]:
+        """The caption for people, of a table with intervals or without; the command is the last line."""
+        sources = dict.fromkeys(
+            f"{one.data} (sha256 {one.data_sha256[:12]})" for one in self.parts.values() or [self]
+        )
+        depth = ", 8 bits" if self.protocol in PROTOCOLS else ""
+        facts = [f"protocol {self.protocol}{depth}", f"data {' and '.join(sources)}"]
         hashes = {**self.weights, **self.metric_weights}
         return [
             "; ".join([*facts, *(f"{name} weights {sha}" for name, sha in hashes.items())]),
-            f"95 % intervals: bootstrap over photos; daclip {self.version}; {self.seconds:.0f} s in all, "
-            f"peak {self.peak_mb} MB",
+            *(f"{folder}: `{one.command}`" for folder, one in self.parts.items()),
+            f"{'95 % intervals: bootstrap over photos; ' if intervals else ''}daclip {self.version}; "
+            f"{self.seconds:.0f} s in all, peak {self.peak_mb} MB",
             f"made by: {self.command}",
         ]
 
@@ -89,6 +97,11 @@ class Table:
     words: int = 2
     notes: tuple[str, ...] = ()
     title: str = ""
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether a column holds intervals."""
+        return any("95 %" in name for name in self.head)
 
 
 # ---- means
@@ -113,9 +126,10 @@ def summarise(measurements: Sequence[Measurement], features: FeatureTable | None
         groups = [[one for one in own if one.degradation == name] for name in named]
         parts = [_row(group, features or {}) for group in groups]
         rows += [*parts, *_average(parts, groups)]
-    averages = [row for row in rows if row.degradation == AVERAGE and row.after]
+    firsts = {row.degradation: row for row in reversed(rows) if row.scored}
+    parts = [row for name, row in firsts.items() if name not in (AVERAGE, CLEAN)]
     has_identity = any(row.method == IDENTITY for row in rows)
-    return [*rows, *(_identity(row) for row in averages[:1] if not has_identity)]
+    return [*rows, *([_identity(parts)] if parts and not has_identity else [])]
 
 
 def order(name: str) -> tuple[int, str]:
@@ -129,7 +143,11 @@ def _row(own: Sequence[Measurement], features: FeatureTable) -> Row:
     metrics = list(scored[0].after) if scored else []
     before = {metric: _mean(one.before[metric] for one in scored) for metric in metrics}
     after = {metric: _mean(one.after[metric] for one in scored) for metric in metrics}
-    answered = [float(one.likeliest == one.degradation) for one in own if one.likeliest is not None]
+    answered = [
+        float(one.likeliest == one.degradation)
+        for one in own
+        if one.likeliest is not None and one.degradation != UNKNOWN
+    ]
     gains = _gains(scored)
     intervals = {metric: bootstrap([_finite(one.after[metric] for one in scored)]) for metric in metrics}
     if (fid := _fid(own[0].method, own, features)) is not None:
@@ -182,18 +200,20 @@ def _average(parts: Sequence[Row], groups: Sequence[Sequence[Measurement]]) -> l
     ]
 
 
-def _identity(average: Row) -> Row:
-    """What leaving every photo alone would give."""
+def _identity(parts: Sequence[Row]) -> Row:
+    """What leaving every photo alone would give, by a row of each degradation."""
+    metrics = dict.fromkeys(metric for row in parts for metric in row.before)
+    before = {metric: _mean(row.before.get(metric) for row in parts) for metric in metrics}
     return Row(
         method=IDENTITY,
         degradation=AVERAGE,
-        protocol=average.protocol,
-        photos=average.photos,
-        scored=average.scored,
-        before=average.before,
-        after=average.before,
+        protocol=parts[0].protocol,
+        photos=sum(row.photos for row in parts),
+        scored=sum(row.scored for row in parts),
+        before=before,
+        after=before,
         intervals={},
-        gain=_gain(average.before, average.before),
+        gain=_gain(before, before),
         named=None,
         left_alone=1.0,
         seconds=0.0,
@@ -270,6 +290,21 @@ def table(rows: Sequence[Row]) -> Table:
         head=tuple(head),
         lines=tuple(tuple(line[name] for name in head) for line in cells),
         strong=frozenset(number for number, row in enumerate(rows) if row.degradation == AVERAGE),
+        notes=partial_averages(rows, {row.degradation for row in rows}, "degradations here"),
+    )
+
+
+def partial_averages(rows: Sequence[Row], degradations: Collection[str], named: str) -> tuple[str, ...]:
+    """A note for each method whose average lacks some of the degradations."""
+    wanted = set(degradations) - {AVERAGE, CLEAN}
+    known = {
+        method: wanted & {row.degradation for row in rows if row.method == method}
+        for method in dict.fromkeys(row.method for row in rows if row.method != IDENTITY)
+    }
+    return tuple(
+        f"{method}: average of {len(own)} of the {len(wanted)} {named}"
+        for method, own in known.items()
+        if own < wanted
     )
 
 
