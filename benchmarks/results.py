@@ -45,7 +45,7 @@ class Section:
 SECTIONS = (
     Section("Photos of CBSD68, degraded by this project at severity 0.7", ("wild",)),
     Section("Pairs of others: real or benchmark degradations", ("pairs",)),
-    Section("Degraded and measured as in the paper: sigma 50, quality 10, heavy rain, snow, masks", ("paper",)),
+    Section("Degraded and measured as in the paper", ("paper",)),
     Section("The same in the layout of the paper's Table 3", ("paper",), "--table unified"),
     Section("CBSD68, sigma 50, stored as 8 bits", ("noisy",)),
     Section("LIVE1, JPEG quality 10", ("jpeg",)),
