@@ -469,6 +469,45 @@ def test_plots_and_sheet_are_written(daclip: Door, pairs: Path, toy: Path, tmp_p
     assert image.read(tmp_path / "sheet.png").height > 2 * 240
 
 
+def test_best_median_and_worst_are_by_the_psnr_of_one_method() -> None:
+    found = [
+        one(photo=f"{level}", method=name, before={"psnr": 10.0}, after={"psnr": level + other})
+        for level in (12.0, 30.0, 20.0, 25.0, 9.0)
+        for name, other in (("ours", 0.0), ("theirs", -level))
+    ]
+    assert evaluate.best_median_worst(found, method="ours") == {
+        "30.0": "noisy, best: 10.0 to 30.0 dB",
+        "20.0": "noisy, median: 10.0 to 20.0 dB",
+        "9.0": "noisy, worst: 10.0 to 9.0 dB",
+    }
+
+
+def test_a_sheet_of_best_median_and_worst(daclip: Door, pairs: Path, toy: Path, tmp_path: Path) -> None:
+    for name in ("b", "c", "d"):
+        write(pairs / "noisy" / "LQ" / f"{name}.png", scene(7))
+        write(pairs / "noisy" / "GT" / f"{name}.png", scene(8))
+    common = (
+        "evaluate",
+        "--model",
+        toy,
+        "--data",
+        pairs,
+        "--only",
+        "noisy",
+        "--sheet",
+        tmp_path / "sheet.png",
+    )
+    assert daclip(*common, "--spread")[0] == 2
+    code, _, err = daclip(*common, "--spread", "--keep", "--output", tmp_path / "run")
+    assert code == 0, err
+    sheet = image.read(tmp_path / "sheet.png")
+    assert sheet.width > 3 * 3 * 240, "input, answer and truth of three photos in a row"
+    assert sheet.height < 2 * 160
+    joined = ("evaluate", tmp_path / "run", "--sheet", tmp_path / "again.png", "--spread")
+    assert daclip(*joined)[0] == 0
+    assert image.read(tmp_path / "again.png").width == sheet.width
+
+
 def test_the_sheet_shows_the_first_photo_that_could_be_measured(daclip: Door, pairs: Path, toy: Path) -> None:
     (pairs / "noisy" / "LQ" / "Broken.png").write_bytes(b"")
     write(pairs / "noisy" / "GT" / "Broken.png", scene(5))

@@ -112,6 +112,11 @@ daclip evaluate runs/rain runs/haze --table unified --plots plots/
     "--plots", type=click.Path(path_type=Path), help="Folder for bars, radar plots, confusion matrices."
 )
 @click.option("--sheet", type=click.Path(path_type=Path), help="Picture: first photo of each, with details.")
+@click.option(
+    "--spread",
+    is_flag=True,
+    help="--sheet shows best, median and worst of each by PSNR; of runs made with --keep.",
+)
 @engine_options
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto")
 @options
@@ -141,6 +146,7 @@ def command(
     layout: str,
     plots: Path | None,
     sheet: Path | None,
+    spread: bool,
     device: str,
     engine: str,
     precision: str,
@@ -152,13 +158,15 @@ def command(
     terminal = Terminal(quiet=quiet, verbosity=verbose, color=color)
     if keep and output is None:
         raise UsageError("--keep without --output", hint="name a folder for the photos")
+    if spread and (sheet is None or not (keep or runs)):
+        raise UsageError("--spread without --sheet and kept photos", hint="add --sheet PICTURE and --keep")
     from daclip import evaluate
 
-    tell = partial(_tell, terminal, shown=shown, layout=layout, plots=plots, sheet=sheet)
+    tell = partial(_tell, terminal, shown=shown, layout=layout, plots=plots, sheet=sheet, spread=spread)
     if runs:
         _refuse_measuring()
         joined = evaluate.join(runs, command=shlex.join(given("evaluate", leave_out=_TELLING)))
-        tell(joined.findings, joined.caption, partial(_joined_panels, joined))
+        tell(joined.findings, joined.caption, partial(_joined_panels, joined, spread=spread))
         return 0
     plan = evaluate.Plan(
         models=names,
@@ -188,7 +196,7 @@ def command(
         if run.findings.measurements:
             caption = _caption(run)
             run.conclude(caption)
-            tell(run.findings, caption, partial(_panels, run))
+            tell(run.findings, caption, partial(_panels, run, spread=spread))
             if all(not one.after for one in run.findings.measurements):
                 where = "no folder: name --output to keep them" if output is None else output / "photos"
                 terminal.note(
@@ -236,6 +244,7 @@ def _tell(
     layout: str,
     plots: Path | None,
     sheet: Path | None,
+    spread: bool,
 ) -> None:
     """The table on stdout; plots and pictures where they are wanted."""
     from daclip import evaluate
@@ -247,35 +256,42 @@ def _tell(
         for path in evaluate.write_plots(found, plots):
             terminal.note(f"{path} written")
     if sheet is not None and panels:
-        _write_sheet(panels, sheet)
+        _write_sheet(panels, sheet, spread=spread)
         terminal.note(f"{sheet} written")
     elif sheet is not None:
         terminal.note(f"no pictures to show, so no {sheet}")
 
 
-def _panels(run: "Run") -> "list[Panel]":
-    """Input, peers, our models and truth of the first measured photo of each degradation."""
+def _panels(run: "Run", *, spread: bool) -> "list[Panel]":
+    """Input, peers, our models and truth of the first measured photo of each degradation, or of three."""
     from daclip import evaluate
 
     names, models = [*run.weights], len(run.plan.models)
     names = [*names[models:], *names[:models]]
     shown = {case.name: case.degradation for case in run.shown()}
+    if spread:
+        shown = evaluate.best_median_worst(run.findings.measurements, method=next(iter(run.weights)))
     return _panels_of(shown, names, partial(evaluate.picture_path, run.folder))
 
 
-def _joined_panels(joined: "Joined") -> "list[Panel]":
+def _joined_panels(joined: "Joined", *, spread: bool) -> "list[Panel]":
     """The same of finished runs: the pictures that they have kept."""
-    return _panels_of(joined.shown, list(joined.caption.weights), joined.picture)
+    from daclip import evaluate
+
+    names, shown = [*joined.caption.weights], joined.shown
+    if spread:
+        shown = evaluate.best_median_worst(joined.findings.measurements, method=names[0])
+    return _panels_of(shown, names, joined.picture)
 
 
 def _panels_of(
     shown: "Mapping[str, str]", names: "Sequence[str]", place: "Callable[[str, str], Path]"
 ) -> "list[Panel]":
-    """A panel for each photo, named with its degradation, of the pictures that are at their places."""
+    """A panel for each photo, with its words, of the pictures that are at their places."""
     from daclip import evaluate, image
 
     panels: list[Panel] = []
-    for name, degradation in shown.items():
+    for name, words in shown.items():
         pictures: list[tuple[str, Any]] = []
         for picture in ("input", *names, "truth"):
             path = place(picture, name)
@@ -283,16 +299,19 @@ def _panels_of(
                 photo = image.read(path)
                 pictures.append((picture, photo.crop_8bit(0, 0, photo.height, photo.width)))
         if pictures:
-            pictures[0] = (degradation, pictures[0][1])
+            pictures[0] = (words, pictures[0][1])
             panels.append(evaluate.Panel(pictures=pictures, title=name))
     return panels
 
 
-def _write_sheet(panels: "list[Panel]", path: Path) -> None:
+def _write_sheet(panels: "list[Panel]", path: Path, *, spread: bool) -> None:
     from daclip import evaluate, image
 
     most = max(len(panel.pictures) for panel in panels)
-    pixels = evaluate.draw([panel for panel in panels if len(panel.pictures) == most], zoom=True)
+    panels = [panel for panel in panels if len(panel.pictures) == most]
+    # three of each degradation: small, side by side
+    form: dict[str, Any] = {"columns": 3, "tile": (160, 240)} if spread else {"zoom": True}
+    pixels = evaluate.draw(panels, **form)
     image.write(image.from_array(pixels), pixels, path, overwrite=True)
 
 
@@ -343,7 +362,7 @@ def _refuse_measuring() -> None:
     for parameter in context.command.params:
         key = parameter.name or ""
         is_given = context.get_parameter_source(key) is ParameterSource.COMMANDLINE
-        if is_given and key not in ("runs", "shown", "layout", "plots", "sheet", *_SPEECH):
+        if is_given and key not in ("runs", "shown", "layout", "plots", "sheet", "spread", *_SPEECH):
             raise UsageError(
                 f"{parameter.opts[0]} beside finished runs",
                 hint="they are shown as they were measured; leave RUN... out to measure",
@@ -351,7 +370,7 @@ def _refuse_measuring() -> None:
 
 
 _SPEECH = ("quiet", "verbose", "color")
-_TELLING = ("layout", "sheet", "plots", "output", "keep", "workers")
+_TELLING = ("layout", "sheet", "spread", "plots", "output", "keep", "workers")
 """Flags that change how a table is told or made, and not what it says."""
 
 

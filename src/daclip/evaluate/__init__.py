@@ -11,7 +11,7 @@ from daclip.evaluate.measure import Measurement, Metrics, evaluate, load_metrics
 from daclip.evaluate.peers import Answer, Method, restorer_method
 from daclip.evaluate.results import FORMATS, TABLES, Results, results, write_plots
 from daclip.evaluate.run import Findings, Plan, Run, picture_path
-from daclip.evaluate.sheet import Panel, draw
+from daclip.evaluate.sheet import Panel, best_median_worst, draw
 from daclip.evaluate.tables import Caption, Row, summarise
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Results",
     "Row",
     "Run",
+    "best_median_worst",
     "data_sha256",
     "draw",
     "evaluate",

@@ -9,6 +9,8 @@ import numpy as np
 import pyvips
 from jaxtyping import Float32, UInt8
 
+from daclip.evaluate.measure import Measurement
+
 Picture = UInt8[np.ndarray, "_ _ 3"]
 
 _WHITE = 255
@@ -56,6 +58,22 @@ def draw(
         top, left = row * (height + _GAP), column * (width + 2 * _GAP)
         sheet[top : top + height, left : left + width] = cell
     return sheet[: -_GAP or None, : -2 * _GAP]
+
+
+def best_median_worst(measurements: Sequence[Measurement], *, method: str) -> dict[str, str]:
+    """Three photos of each degradation by the PSNR of a method's answer, each with what to write under it."""
+    by_word: dict[str, list[Measurement]] = {}
+    for one in measurements:
+        if one.method == method and "psnr" in one.after:
+            by_word.setdefault(one.degradation, []).append(one)
+    found: dict[str, str] = {}
+    for word, some in by_word.items():
+        ranked = sorted(some, key=lambda one: -one.after["psnr"])
+        places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
+        for name, place in places.items():
+            one = ranked[place]
+            found[one.photo] = f"{word}, {name}: {one.before['psnr']:.1f} to {one.after['psnr']:.1f} dB"
+    return found
 
 
 def zoomed(panel: Panel, number: int, *, width: int = 320) -> Picture:
