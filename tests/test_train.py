@@ -750,7 +750,7 @@ def test_a_step_is_left_out_by_all_processes_where_one_overflows(photos: Path, e
             return torch.cat([tensor[:1], tensor[1:] + math.inf])
 
     job, _ = train.restorer_parts(restorer_run(photos, encoder, precision="fp16"))
-    learner = loop._Learner(job, OtherOverflows(cpu=True))
+    learner = loop.Learner(job, OtherOverflows(cpu=True))
     before = {name: weight.clone() for name, weight in job.learning().state_dict().items()}
     learner.step(batch(), 0)
     assert learner.state()["scaler"]["scale"] < 2**16

@@ -72,6 +72,10 @@ class ControllerJob(nn.Module):
 
     def learning(self) -> nn.ModuleDict:
         """What is trained, averaged and saved."""
+    def networks(self) -> list[nn.Module]:
+        """What `compile` compiles."""
+        return [self.model.controller]
+
         rule = nn.ParameterList([self.scale, self.bias, self.model.logit_scale])
         return nn.ModuleDict({"controller": self.model.controller, "rule": rule})
 

@@ -97,7 +97,7 @@ def fit(
     loop = job.run.loop
     if accelerator.is_main_process and loop.accumulate > 1 and _contrasts(job.run):
         _LOG.warning("accumulate=%d: photos are contrasted with those of their part alone", loop.accumulate)
-    learner = _Learner(job, accelerator)
+    learner = Learner(job, accelerator)
     start = learner.go_on(folder)
     track = _tracker(accelerator, job.run)
     source = batches(
@@ -138,7 +138,7 @@ def _contrasts(run: ControllerRun | RestorerRun) -> bool:
     )
 
 
-class _Learner:
+class Learner:
     """The weights that learn, their average, their optimiser, and the best validation so far."""
 
     def __init__(self, job: Job, accelerator: Accelerator) -> None:
@@ -152,8 +152,8 @@ class _Learner:
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=self.loop.precision == "fp16")
         self.best = -float("inf")
         if self.loop.compile:
-            for part in self.learning.children():
-                part.compile(dynamic=False)  # few sizes, and kernels for any size are slower
+            for network in job.networks():
+                network.compile(dynamic=False)  # few sizes, and kernels for any size are slower
 
     def go_on(self, folder: Path) -> int:
         """Load the newest checkpoint, where there is one, and return how many steps are done."""
@@ -201,10 +201,11 @@ class _Learner:
         # after the mean, so that every process knows when one of them overflowed
         self.scaler.unscale_(self.optimiser)
         norms = [
-            nn.utils.clip_grad_norm_(part, loop.clip_norm or float("inf"))
+            # a part without gradients, one that rests, has its zero on the CPU
+            nn.utils.clip_grad_norm_(part, loop.clip_norm or float("inf")).to(loss.device)
             for part in self.job.separate(weights)
         ]
-        norm = torch.stack(norms).max()
+        norm = torch.linalg.vector_norm(torch.stack(norms))
         # before the update: a checkpoint must never hold weights that are not numbers; a step in float16 may
         # overflow, and the scaler then leaves it out
         if not torch.isfinite(loss) or not (torch.isfinite(norm) or self.scaler.is_enabled()):

@@ -40,7 +40,7 @@ class Loop:
         ema: share of the old in the averaged weights at each step.
         precision: of the forward pass.
         device: `auto` is a CUDA device where there is one; in a run of several processes each takes its own.
-        compile: the networks, by torch.compile.
+        compile: the networks, `initial` among them, by torch.compile; encoders of restorers stay as they are.
         workers: processes that read and degrade photos; their number changes nothing but the speed.
         cache_mb: megabytes of decoded photos kept in memory, over all workers of a process.
         threads: of the arithmetic; another number gives other last digits.

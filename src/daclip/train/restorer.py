@@ -86,6 +86,10 @@ class RestorerJob(nn.Module):
         super().train(mode)
         for frozen in (self.encoder, self.initial):
             if frozen is not None:
+    def networks(self) -> list[nn.Module]:
+        """What `compile` compiles."""
+        return [each for each in (self.network, self.initial) if each is not None]
+
                 frozen.eval()
         return self
 
