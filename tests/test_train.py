@@ -28,6 +28,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from daclip import checkpoints, cli, models, train
 from daclip.degradations import WILD_IR_NAMES
@@ -1126,7 +1127,7 @@ def test_a_photo_that_cannot_be_drawn_is_one_line_from_a_worker_too(tmp_path: Pa
         "    except Exception as error: print(type(error).__name__, error)\n"
     )
     roots = [str(tmp_path / kind) for kind in ("truncated", "unequal")]
-    # in a process of its own: one that has decoded photos cannot be forked
+    # in a process of its own, which forks its worker: one that has decoded photos starts it anew
     done = subprocess.run([sys.executable, "-c", code, *roots], capture_output=True, text=True, check=False)
     first, second = done.stdout.splitlines()
     assert first.startswith("PhotoError picture ends early; ")
@@ -1206,6 +1207,79 @@ def test_a_restorer_can_start_from_a_finished_one(photos: Path, encoder: Path, t
     lines = carry_out(replace(run, loop=replace(run.loop, steps=1)), tmp_path / "second")
     assert math.isfinite(lines[0]["loss"])
     # the preset has moved on since: the form is that of the weights
+@pytest.mark.slow
+def test_workers_start_from_a_process_that_has_decoded_photos(photos: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from daclip.data import CleanPhotos, list_photos\n"
+        "from daclip.train import loop\n"
+        "data = CleanPhotos(photos=list_photos(Path(sys.argv[1])), region=32)\n"
+        "both = [next(loop.batches(data, size=2, start=0, stop=1, workers=n)) for n in (0, 1)]\n"
+        "print(both[0].degraded.equal(both[1].degraded))"
+    )
+    # in a process of its own: it would hang
+    command = [sys.executable, "-c", code, str(photos)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=280)
+    assert done.stdout.split() == ["True"]
+
+
+def test_the_loader_can_pin_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    # without a CUDA device there is nothing to pin for
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self, *_: 255 - self)
+    given = batch()
+    pinned = pin_memory(given)
+    assert isinstance(pinned, Batch)
+    assert torch.equal(pinned.degraded, 255 - given.degraded)
+    assert torch.equal(pinned.clean, 255 - given.clean)
+    assert (pinned.names, pinned.captions, pinned.indices) == (given.names, given.captions, given.indices)
+
+
+# ---- compiled
+
+
+def compilable(photos: Path, encoder: Path, folder: Path) -> train.RestorerRun:
+    """A diffusion that goes on from a restorer of one pass, which is made."""
+    carry_out(restorer_run(photos, encoder, network=DRUNET, learning_rate=1e-2), folder)
+    network = {**DRUNET, "name": "drunet-diffusion"}
+    return restorer_run(
+        photos, encoder, network=network, initial=str(folder), objective="x0", sde=SDE, late_from=1.0
+    )
+
+
+def test_what_computes_most_is_compiled(
+    photos: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, _ = train.restorer_parts(compilable(photos, encoder, tmp_path))
+    assert isinstance(job, RestorerJob)
+    controller = controller_job()
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: compiled.append(self))
+    for each in (job, controller):
+        each.run = replace(each.run, loop=replace(each.run.loop, compile=True))
+        loop.Learner(each, loop.processes(each.run.loop, tmp_path))
+    assert compiled == [job.network, job.initial, controller.model.controller]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles with it")
+def test_a_compiled_run_has_the_losses_of_a_plain_one(photos: Path, encoder: Path, tmp_path: Path) -> None:
+    run = compilable(photos, encoder, tmp_path / "one")
+    run = replace(run, loop=replace(run.loop, steps=2))
+    carry_out(run, tmp_path / "plain")
+    settings = repr(asdict(replace(run, loop=replace(run.loop, compile=True))))
+    # in a process of its own, where types are not checked: those checks cannot be compiled
+    code = (
+        "from pathlib import Path; from daclip import train; from daclip.train.presets import read_run\n"
+        f"run = read_run('restorer', {settings})\n"
+        f"folder = Path({str(tmp_path / 'compiled')!r})\n"
+        "train.train(run, folder, log=lambda _: None, on_progress=lambda *_: None)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    plain, compiled = (losses(tmp_path / folder) for folder in ("plain", "compiled"))
+    assert list(compiled) == [1, 2]
+    for step, loss in plain.items():
+        assert min(compiled[step]) == pytest.approx(min(loss), rel=1e-4)
+
+
     other, model = train.restorer_parts(replace(run, network={**run.network, "middle_blocks": 2}))
     assert model().config.network == run.network
     assert other.run.network == run.network

@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.utils import save_image
 
-from daclip.data import DataSet
+from daclip.data import DataSet, start_method
 from daclip.errors import DaclipError, DataError, UsageError
 from daclip.train import resume
 from daclip.train.batch import Batch, collate
@@ -114,6 +114,7 @@ def fit(
         is_last = done == loop.steps
         if not accelerator.is_main_process:
             continue
+        pinned=accelerator.device.type == "cuda",
         if done % loop.log_every == 0 or is_last:
             rate = (done - start) * loop.batch / (monotonic() - began)
             log({"step": done, **figures, "per_second": round(rate, 1)})
@@ -324,6 +325,7 @@ def batches(
 
     Args:
         data: what is drawn from.
+    pinned: bool = False,
         size: draws of a batch, over all processes.
         start: number of the first batch.
         stop: number behind the last one.
@@ -334,6 +336,7 @@ def batches(
     """
     process, processes = share
     own = size // processes
+        pinned: in memory that a CUDA device copies from while the processor goes on.
     first = [batch * size + process * own for batch in range(start, stop)]
     loader = DataLoader(
         _Batches(data),
@@ -341,7 +344,8 @@ def batches(
         batch_size=None,  # they come as batches
         num_workers=workers,
         prefetch_factor=PREFETCHED if workers else None,
-        pin_memory=torch.cuda.is_available(),
+        multiprocessing_context=start_method() if workers else None,
+        pin_memory=pinned,
     )
     for drawn in loader:
         if isinstance(drawn, DaclipError):
