@@ -517,6 +517,18 @@ def test_a_diffusion_goes_on_from_a_restorer_of_one_pass(photos: Path, encoder: 
     ],
 )
 def test_an_initial_that_does_not_fit_is_refused(
+def test_the_norm_that_is_logged_is_that_of_the_whole_gradient(
+    photos: Path, encoder: Path, tmp_path: Path
+) -> None:
+    network = {**DRUNET, "tone": True, "fill": True, "veil": True}
+    for objective in ("clean", "uncover"):  # in the second the blocks have no gradient
+        run = restorer_run(photos, encoder, network=network, objective=objective, clip_norm=0.0)
+        job, _ = train.restorer_parts(run)
+        figures = loop.Learner(job, loop.processes(run.loop, tmp_path)).step(batch(2), 0)
+        squares = [float((w.grad**2).sum()) for w in job.parameters() if w.grad is not None]
+        assert figures["norm"] == pytest.approx(sum(squares) ** 0.5, rel=1e-4)
+
+
     photos: Path, encoder: Path, tmp_path: Path, initial: str, changes: dict[str, Any], words: str
 ) -> None:
     if initial != "eyes":
