@@ -1105,7 +1105,7 @@ def test_contradictions_are_found_before_the_first_step(photos: Path, encoder: P
 def test_photos_for_validation_are_never_trained_on(photos: Path) -> None:
     run = restorer_run(photos, "", validate_regions=20)
     data, val = train.data_sets(run)
-    assert [len(batch.names) for batch in val] == [16]
+    assert [len(batch.names) for batch in val] == [16, 4]
     again = train.data_sets(run)[1]
     assert all(torch.equal(a.degraded, b.degraded) for a, b in zip(val, again, strict=True))
     assert 0 < len(data.photos) < 6

@@ -490,7 +490,9 @@ def data_sets(
     if isinstance(val, CleanPhotos):
         val = replace(val, weights=None, alike=1, clean_share=0.1, mixture_share=0.1)
     size = min(loop.VAL_BATCH, count)
-    return data, list(loop.batches(val, size=size, start=0, stop=count // size, workers=run.loop.workers))
+    stop = -(-count // size)
+    *whole, last = loop.batches(val, size=size, start=0, stop=stop, workers=run.loop.workers)
+    return data, [*whole, last.part(0, count - (stop - 1) * size)]
 
 
 def _opened(run: ControllerRun | RestorerRun, split: Split, seed: int) -> CleanPhotos | Pairs:
