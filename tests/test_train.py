@@ -30,7 +30,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from daclip import checkpoints, cli, models, train
+from daclip import checkpoints, cli, clip, models, train
 from daclip.degradations import WILD_IR_NAMES
 from daclip.detect import Embeddings
 from daclip.diffusion import IRSDE
@@ -52,6 +52,7 @@ from test_models import hub_cache_with
 from toy_training import (
     DRUNET,
     NETWORK,
+    VIT,
     controller_run,
     restorer_run,
     toy_encoder,
@@ -415,6 +416,36 @@ def test_the_published_objective_is_the_recorded_loss(name: str, times: list[int
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(("name", "times"), [("low", [1, 2, 3, 4]), ("wide", [2, 30, 70, 100])])
+def test_the_published_step_of_the_benchmark_has_the_recorded_loss(
+    name: str, times: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    with np.load(Path(__file__).parent / "parity" / "sde_steps.npz") as file:
+        x, x0, mu, noise = (torch.from_numpy(file[each]) for each in ("x", "x0", "mu", "noise"))
+        wanted = float(file[f"loss_{name}"])
+    sde, t = runpy.run_path(str(BENCHMARKS / "train.py"))["PublishedSDE"](), torch.tensor(times)
+    loss = F.l1_loss(sde.euler(x, noise, mu, t), sde.optimum(x, x0, mu, t))
+    assert loss.item() == pytest.approx(wanted, rel=1e-5)
+    torch.testing.assert_close(sde.state(x0, mu, t, noise), IRSDE().state(x0, mu, t, noise))
+
+
+def test_the_encoder_of_the_benchmark_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    vision = {**VIT["vision_cfg"], "image_size": 224, "patch_size": 56}
+    encoder = clip.vit({**VIT, "vision_cfg": vision})
+    for weight in encoder.controller.zeros.parameters():
+        nn.init.normal_(weight, std=0.1)
+    photos, config = torch.rand(2, 3, 224, 224), models.ModelConfig
+    with torch.no_grad():
+        found = runpy.run_path(str(BENCHMARKS / "train.py"))["published_embeddings"](encoder, photos)
+        ours = encoder.encode(normalised(photos, config.mean, config.std))
+    torch.testing.assert_close(found, (ours.content, ours.degradation), atol=1e-5, rtol=0)
+
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.mark.parametrize("objective", ["published", "noise", "x0"])
