@@ -45,7 +45,7 @@ from daclip.train.controller import WORDS, ControllerJob
 from daclip.train.described import described_job
 from daclip.train.estimate import _peaks
 from daclip.train.optim import Lion, cosine, optimiser, weight_groups
-from daclip.train.presets import KINDS, PRESETS, preset, read_run
+from daclip.train.presets import KINDS, ONE_PASS, PRESETS, preset, read_run
 from daclip.train.restorer import OBJECTIVES, Context, RestorerJob, psnr
 from daclip.vocabulary import CLEAN
 from test_models import hub_cache_with
@@ -707,6 +707,17 @@ def test_maps_that_are_computed_again_give_the_same_gradients_with_less_memory(
         loss.backward()
         gradients.append({n: w.grad for n, w in job.named_parameters() if w.grad is not None})
         with torch.device("meta"):
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_run_of_every_objective_is_estimated(encoder: Path, objective: str) -> None:
+    is_one_pass = objective in ONE_PASS
+    network = {**DRUNET, "tone": True, "fill": is_one_pass, "veil": is_one_pass}
+    network["name"] = "drunet" if is_one_pass else "drunet-diffusion"
+    found = train.estimate(restorer_run("", encoder, network=network, objective=objective))
+    assert found.memory_bytes > 1e8
+    assert found.seconds_per_step is not None
+    assert found.seconds_per_step > 0
+
+
             job = described_job(replace(run, patch=128, late_patch=128, region=128))
         memory.append(_peaks(job, 16)[0])
     for key, gradient in gradients[0].items():
