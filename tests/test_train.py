@@ -124,6 +124,10 @@ def test_settings_are_changed_by_name_and_checked_by_kind() -> None:
         ("compact", "steps=0", "steps cannot be 0"),
         ("compact", "workers=-1", "workers cannot be -1"),
         ("compact", "loss=l2", 'loss cannot be "l2"; known: l1, '),
+        ("compact", "learning_rate=NaN", "learning_rate cannot be NaN; give a larger number"),
+        ("compact", "learning_rate=Infinity", "learning_rate cannot be Infinity; give a smaller number"),
+        ("compact", "learning_rate=true", 'learning_rate cannot be "true"; give a value like 0.001'),
+        ("compact", "ema=1", "ema cannot be 1; give a smaller number"),
         ("compact", "batch=8", "batch=8 is no multiple of patches_per_region=6"),
         ("compact", "patch=512", "patch=512 does not fit into region=256"),
         ("compact", 'shares={"rany": 1}', 'shares: unknown degradation "rany"; did you mean "rainy"?'),
@@ -414,10 +418,6 @@ def test_the_published_objective_is_the_recorded_loss(name: str, times: list[int
     assert error.mean().item() == pytest.approx(wanted, rel=1e-5)
 
 
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 @pytest.mark.parametrize(("name", "times"), [("low", [1, 2, 3, 4]), ("wide", [2, 30, 70, 100])])
 def test_the_published_step_of_the_benchmark_has_the_recorded_loss(
     name: str, times: list[int], monkeypatch: pytest.MonkeyPatch
@@ -446,6 +446,10 @@ def test_the_encoder_of_the_benchmark_is_ours(monkeypatch: pytest.MonkeyPatch) -
 
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("objective", ["published", "noise", "x0"])
@@ -513,6 +517,18 @@ def test_a_part_with_a_loss_of_its_own_is_clipped_by_itself(photos: Path, encode
     assert all(any(w.grad is not None and w.grad.abs().max() > 0 for w in part) for part in (fill, blocks))
 
 
+def test_the_norm_that_is_logged_is_that_of_the_whole_gradient(
+    photos: Path, encoder: Path, tmp_path: Path
+) -> None:
+    network = {**DRUNET, "tone": True, "fill": True, "veil": True}
+    for objective in ("clean", "uncover"):  # in the second the blocks have no gradient
+        run = restorer_run(photos, encoder, network=network, objective=objective, clip_norm=0.0)
+        job, _ = train.restorer_parts(run)
+        figures = loop.Learner(job, loop.processes(run.loop, tmp_path)).step(batch(2), 0)
+        squares = [float((w.grad**2).sum()) for w in job.parameters() if w.grad is not None]
+        assert figures["norm"] == pytest.approx(sum(squares) ** 0.5, rel=1e-4)
+
+
 def test_a_diffusion_goes_on_from_a_restorer_of_one_pass(photos: Path, encoder: Path, tmp_path: Path) -> None:
     """Untrained it gives the initial photo at any number of calls; trained it stands alone."""
     carry_out(restorer_run(photos, encoder, network=DRUNET, learning_rate=1e-2), tmp_path / "one")
@@ -548,18 +564,6 @@ def test_a_diffusion_goes_on_from_a_restorer_of_one_pass(photos: Path, encoder: 
     ],
 )
 def test_an_initial_that_does_not_fit_is_refused(
-def test_the_norm_that_is_logged_is_that_of_the_whole_gradient(
-    photos: Path, encoder: Path, tmp_path: Path
-) -> None:
-    network = {**DRUNET, "tone": True, "fill": True, "veil": True}
-    for objective in ("clean", "uncover"):  # in the second the blocks have no gradient
-        run = restorer_run(photos, encoder, network=network, objective=objective, clip_norm=0.0)
-        job, _ = train.restorer_parts(run)
-        figures = loop.Learner(job, loop.processes(run.loop, tmp_path)).step(batch(2), 0)
-        squares = [float((w.grad**2).sum()) for w in job.parameters() if w.grad is not None]
-        assert figures["norm"] == pytest.approx(sum(squares) ** 0.5, rel=1e-4)
-
-
     photos: Path, encoder: Path, tmp_path: Path, initial: str, changes: dict[str, Any], words: str
 ) -> None:
     if initial != "eyes":
@@ -614,6 +618,21 @@ def test_a_diffusion_visits_the_times_it_is_given(photos: Path, encoder: Path, t
     _, model = train.restorer_parts(run)
     config = model().config
     assert (config.sampler, config.steps, config.times) == ("posterior", 3, (100, 20, 5))
+
+
+@pytest.mark.parametrize("network", [DRUNET, NETWORK])
+def test_a_network_that_cannot_uncover_is_refused_before_the_photos_are_read(
+    encoder: Path, network: dict[str, Any]
+) -> None:
+    run = restorer_run("no photos", encoder, network=network, objective="uncover")
+    for begin in (train.estimate, train.restorer_parts):
+        with pytest.raises(UsageError, match="fill and veil of a DRUNet, and this network has neither"):
+            begin(run)
+
+
+def test_a_tracker_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match='trackers: "tensorbord" is not installed, or unknown; here are all'):
+        loop.processes(restorer_run("", "", trackers=["tensorbord"]).loop, tmp_path)
 
 
 def test_a_tracker_is_told_what_the_log_is(photos: Path, encoder: Path, tmp_path: Path) -> None:
@@ -688,6 +707,17 @@ def test_an_estimate_is_that_of_the_larger_of_early_and_late_patches(encoder: Pa
     assert (late - small) / (large - small) == pytest.approx(0.5, abs=0.15)
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_run_of_every_objective_is_estimated(encoder: Path, objective: str) -> None:
+    is_one_pass = objective in ONE_PASS
+    network = {**DRUNET, "tone": True, "fill": is_one_pass, "veil": is_one_pass}
+    network["name"] = "drunet" if is_one_pass else "drunet-diffusion"
+    found = train.estimate(restorer_run("", encoder, network=network, objective=objective))
+    assert found.memory_bytes > 1e8
+    assert found.seconds_per_step is not None
+    assert found.seconds_per_step > 0
+
+
 @pytest.mark.parametrize("name", ["unet", "drunet", "nafnet", "restormer", "promptir", "airnet"])
 def test_maps_that_are_computed_again_give_the_same_gradients_with_less_memory(
     encoder: Path, name: str
@@ -707,17 +737,6 @@ def test_maps_that_are_computed_again_give_the_same_gradients_with_less_memory(
         loss.backward()
         gradients.append({n: w.grad for n, w in job.named_parameters() if w.grad is not None})
         with torch.device("meta"):
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_run_of_every_objective_is_estimated(encoder: Path, objective: str) -> None:
-    is_one_pass = objective in ONE_PASS
-    network = {**DRUNET, "tone": True, "fill": is_one_pass, "veil": is_one_pass}
-    network["name"] = "drunet" if is_one_pass else "drunet-diffusion"
-    found = train.estimate(restorer_run("", encoder, network=network, objective=objective))
-    assert found.memory_bytes > 1e8
-    assert found.seconds_per_step is not None
-    assert found.seconds_per_step > 0
-
-
             job = described_job(replace(run, patch=128, late_patch=128, region=128))
         memory.append(_peaks(job, 16)[0])
     for key, gradient in gradients[0].items():
@@ -1188,79 +1207,6 @@ def test_a_photo_that_cannot_be_drawn_is_one_line_from_a_worker_too(tmp_path: Pa
     assert second.startswith(f"DataError {small}: 70 x 50 pixels, but its clean photo has 70 x 60; ")
 
 
-# ---- presets, and words of one's own
-
-
-TOY: dict[str, dict[str, Any]] = {
-    "drunet": {"widths": [16, 32], "encoder_blocks": [1], "middle_blocks": 1, "decoder_blocks": [1]},
-    "nafnet": {"width": 16, "encoder_blocks": [1], "middle_blocks": 1, "decoder_blocks": [1]},
-    "unet": {"width": 32, "multipliers": [1, 2]},
-    "restormer": {"width": 8, "blocks": [1, 1, 1, 1], "refinement": 1, "heads": [1, 1, 2, 2]},
-    "promptir": {"width": 8, "blocks": [1, 1, 1, 1], "refinement": 1},
-    "airnet": {"width": 8, "groups": 1, "blocks": 1, "queue": 16},
-}
-"""Sizes that are changed to take a step of each preset in a second."""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in PRESETS if name != "compact-backbone"])
-def test_each_preset_takes_two_steps_at_toy_size(
-    photos: Path, encoder: Path, tmp_path: Path, name: str
-) -> None:
-    run = preset(name)
-    assert not isinstance(run, train.BackboneRun)
-    small = {"steps": 2, "batch": 4, "validate_regions": 4, "workers": 0, "trackers": [], "device": "cpu"}
-    loop_of = replace(run.loop, **small, log_every=1)
-    common = {"data": str(photos), "encoder": str(encoder), "region": 32, "view": 32, "loop": loop_of}
-    if isinstance(run, train.ControllerRun):
-        # these photos have no captions
-        run = replace(run, **common, content="clean")
-    else:
-        network = {**run.network, **TOY[run.network["name"].removesuffix("-diffusion")]}
-        if network.get("context_dim"):
-            network["context_dim"] = 24
-        network.pop("content_levels", None)
-        cuts = {"patch": 16, "late_patch": 32, "late_from": 0.5, "patches_per_region": 2, "sample_steps": 2}
-        run = replace(run, **common, **cuts, network=network, start="", initial="")
-    lines = carry_out(run, tmp_path)
-    assert [math.isfinite(line["loss"]) for line in lines if "loss" in line] == [True, True]
-    assert models.find(tmp_path / "model", offline=True).config.kind
-
-
-@pytest.mark.parametrize("name", ["wild-controller", "wild-ir"])
-def test_the_wild_presets_draw_what_wild_ir_draws(photos: Path, name: str) -> None:
-    cuts = ["patch=32", "late_patch=32"] if name == "wild-ir" else []
-    run = preset(name, [f"data={photos}", "region=32", *cuts])
-    assert not isinstance(run, train.BackboneRun)
-    data, _ = train.data_sets(replace(run, loop=replace(run.loop, validate_regions=1, workers=0)))
-    draws = [data.draw(index) for index in range(40)]
-    names = [set(each.names) for each in draws]
-    assert set.union(*names) == set(WILD_IR_NAMES)
-    assert all(names)  # no photo is left clean
-    assert any(len(each) > 1 for each in names)
-    grey = [bool((each.clean == each.clean[..., :1]).all()) for each in draws]
-    assert 0 < sum(grey) < 20
-
-
-def test_a_wild_controller_knows_the_wild_words(photos: Path, encoder: Path, tmp_path: Path) -> None:
-    carry_out(controller_run(photos, encoder, degrade="wild-ir", steps=1), tmp_path)
-    texts = models.read_config(tmp_path / "model").texts
-    assert texts is not None
-    assert texts.names == (*WILD_IR_NAMES, CLEAN)
-
-
-def test_a_restorer_can_start_from_a_finished_one(photos: Path, encoder: Path, tmp_path: Path) -> None:
-    carry_out(restorer_run(photos, encoder), tmp_path / "first")
-    run = restorer_run(photos, encoder, start=str(tmp_path / "first"))
-    wanted = checkpoints.from_pretrained(tmp_path / "first" / "model").network
-    assert wanted is not None
-    started, _ = train.restorer_parts(run)
-    for name, weight in started.learning()["network"].named_parameters():
-        assert weight.requires_grad
-        torch.testing.assert_close(weight, wanted.get_parameter(name), rtol=0, atol=0)
-    lines = carry_out(replace(run, loop=replace(run.loop, steps=1)), tmp_path / "second")
-    assert math.isfinite(lines[0]["loss"])
-    # the preset has moved on since: the form is that of the weights
 @pytest.mark.slow
 def test_workers_start_from_a_process_that_has_decoded_photos(photos: Path) -> None:
     code = (
@@ -1334,6 +1280,79 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one(photos: Path, encoder: Pat
         assert min(compiled[step]) == pytest.approx(min(loss), rel=1e-4)
 
 
+# ---- presets, and words of one's own
+
+
+TOY: dict[str, dict[str, Any]] = {
+    "drunet": {"widths": [16, 32], "encoder_blocks": [1], "middle_blocks": 1, "decoder_blocks": [1]},
+    "nafnet": {"width": 16, "encoder_blocks": [1], "middle_blocks": 1, "decoder_blocks": [1]},
+    "unet": {"width": 32, "multipliers": [1, 2]},
+    "restormer": {"width": 8, "blocks": [1, 1, 1, 1], "refinement": 1, "heads": [1, 1, 2, 2]},
+    "promptir": {"width": 8, "blocks": [1, 1, 1, 1], "refinement": 1},
+    "airnet": {"width": 8, "groups": 1, "blocks": 1, "queue": 16},
+}
+"""Sizes that are changed to take a step of each preset in a second."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "compact-backbone"])
+def test_each_preset_takes_two_steps_at_toy_size(
+    photos: Path, encoder: Path, tmp_path: Path, name: str
+) -> None:
+    run = preset(name)
+    assert not isinstance(run, train.BackboneRun)
+    small = {"steps": 2, "batch": 4, "validate_regions": 4, "workers": 0, "trackers": [], "device": "cpu"}
+    loop_of = replace(run.loop, **small, log_every=1)
+    common = {"data": str(photos), "encoder": str(encoder), "region": 32, "view": 32, "loop": loop_of}
+    if isinstance(run, train.ControllerRun):
+        # these photos have no captions
+        run = replace(run, **common, content="clean")
+    else:
+        network = {**run.network, **TOY[run.network["name"].removesuffix("-diffusion")]}
+        if network.get("context_dim"):
+            network["context_dim"] = 24
+        network.pop("content_levels", None)
+        cuts = {"patch": 16, "late_patch": 32, "late_from": 0.5, "patches_per_region": 2, "sample_steps": 2}
+        run = replace(run, **common, **cuts, network=network, start="", initial="")
+    lines = carry_out(run, tmp_path)
+    assert [math.isfinite(line["loss"]) for line in lines if "loss" in line] == [True, True]
+    assert models.find(tmp_path / "model", offline=True).config.kind
+
+
+@pytest.mark.parametrize("name", ["wild-controller", "wild-ir"])
+def test_the_wild_presets_draw_what_wild_ir_draws(photos: Path, name: str) -> None:
+    cuts = ["patch=32", "late_patch=32"] if name == "wild-ir" else []
+    run = preset(name, [f"data={photos}", "region=32", *cuts])
+    assert not isinstance(run, train.BackboneRun)
+    data, _ = train.data_sets(replace(run, loop=replace(run.loop, validate_regions=1, workers=0)))
+    draws = [data.draw(index) for index in range(40)]
+    names = [set(each.names) for each in draws]
+    assert set.union(*names) == set(WILD_IR_NAMES)
+    assert all(names)  # no photo is left clean
+    assert any(len(each) > 1 for each in names)
+    grey = [bool((each.clean == each.clean[..., :1]).all()) for each in draws]
+    assert 0 < sum(grey) < 20
+
+
+def test_a_wild_controller_knows_the_wild_words(photos: Path, encoder: Path, tmp_path: Path) -> None:
+    carry_out(controller_run(photos, encoder, degrade="wild-ir", steps=1), tmp_path)
+    texts = models.read_config(tmp_path / "model").texts
+    assert texts is not None
+    assert texts.names == (*WILD_IR_NAMES, CLEAN)
+
+
+def test_a_restorer_can_start_from_a_finished_one(photos: Path, encoder: Path, tmp_path: Path) -> None:
+    carry_out(restorer_run(photos, encoder), tmp_path / "first")
+    run = restorer_run(photos, encoder, start=str(tmp_path / "first"))
+    wanted = checkpoints.from_pretrained(tmp_path / "first" / "model").network
+    assert wanted is not None
+    started, _ = train.restorer_parts(run)
+    for name, weight in started.learning()["network"].named_parameters():
+        assert weight.requires_grad
+        torch.testing.assert_close(weight, wanted.get_parameter(name), rtol=0, atol=0)
+    lines = carry_out(replace(run, loop=replace(run.loop, steps=1)), tmp_path / "second")
+    assert math.isfinite(lines[0]["loss"])
+    # the preset has moved on since: the form is that of the weights
     other, model = train.restorer_parts(replace(run, network={**run.network, "middle_blocks": 2}))
     assert model().config.network == run.network
     assert other.run.network == run.network

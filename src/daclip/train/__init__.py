@@ -34,6 +34,7 @@ from daclip.train.controller import WORDS, ControllerJob
 from daclip.train.described import find_model, grown
 from daclip.train.estimate import Estimate, estimate_run
 from daclip.train.presets import (
+    CONTRASTS,
     KINDS,
     ONE_PASS,
     PRESETS,
@@ -483,7 +484,7 @@ def data_sets(
     data = _opened(run, "train", seed)
     val = _opened(run, "val", seed + 1)
     for each in (data, val):
-        if isinstance(run, ControllerRun) and run.content in ("published", "masked"):
+        if isinstance(run, ControllerRun) and run.content in CONTRASTS:
             _check_captions(run, each)
         if isinstance(each, Pairs):
             check_headers(each.pairs, partial(on_progress, "pairs looked at"))

@@ -66,6 +66,10 @@ def collate(samples: Sequence[tuple[int, Sample]]) -> Batch:
     )
 
 
+_WHOLE_SHARE = 0.3
+"""Of views that show a region as a whole."""
+
+
 def planes(pixels: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
     """8-bit regions as float planes in [0, 1]."""
     return pixels.permute(0, 3, 1, 2).float() / 255
@@ -88,7 +92,7 @@ def draw_views(
     height, width = regions[0].shape[-2:]
     views: list[list[Tensor]] = [[] for _ in regions]
     for i, generator in enumerate(generators):
-        whole = float(torch.rand((), generator=generator)) < 0.3 or min(height, width) < side
+        whole = float(torch.rand((), generator=generator)) < _WHOLE_SHARE or min(height, width) < side
         top, left = (0, 0) if whole else _corner(height, width, side, generator)
         for pixels, kept in zip(regions, views, strict=True):
             if whole:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -29,7 +30,7 @@ from daclip.train import resume
 from daclip.train.batch import Batch, collate
 from daclip.train.controller import ControllerJob
 from daclip.train.optim import optimiser
-from daclip.train.presets import ControllerRun, Loop, RestorerRun
+from daclip.train.presets import CONTRASTS, ControllerRun, Loop, RestorerRun
 from daclip.train.restorer import RestorerJob
 
 _LOG = logging.getLogger("daclip")
@@ -42,7 +43,7 @@ Writer = Callable[[Path], object]
 def processes(loop: Loop, folder: Path) -> Accelerator:
     """The processes of a run, and the device of this one.
 
-    Raises UsageError where the device is not there, or the batch cannot be shared out.
+    Raises UsageError where the device or a tracker is not there, or the batch cannot be shared out.
     """
     if loop.device not in ("auto", "cpu", "cuda"):
         raise UsageError(
@@ -51,6 +52,12 @@ def processes(loop: Loop, folder: Path) -> Accelerator:
         )
     if loop.device == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device={loop.device}: PyTorch finds no such device", hint="use device=cpu")
+    trackers = ["all", *(each.value for each in get_available_trackers())]
+    for name in loop.trackers:
+        if name not in trackers:  # accelerate would pass over some without a word
+            raise UsageError(
+                f'trackers: "{name}" is not installed, or unknown', hint=f"here are {', '.join(trackers)}"
+            )
     accelerator = Accelerator(
         cpu=loop.device == "cpu" or not torch.cuda.is_available(),
         log_with=[*loop.trackers] or None,
@@ -107,6 +114,7 @@ def fit(
         stop=loop.steps,
         workers=loop.workers,
         share=(accelerator.process_index, accelerator.num_processes),
+        pinned=accelerator.device.type == "cuda",
     )
     began = monotonic()
     for done, batch in enumerate(source, start + 1):
@@ -114,7 +122,6 @@ def fit(
         is_last = done == loop.steps
         if not accelerator.is_main_process:
             continue
-        pinned=accelerator.device.type == "cuda",
         if done % loop.log_every == 0 or is_last:
             rate = (done - start) * loop.batch / (monotonic() - began)
             log({"step": done, **figures, "per_second": round(rate, 1)})
@@ -134,9 +141,7 @@ def fit(
 
 def _contrasts(run: ControllerRun | RestorerRun) -> bool:
     """Whether a loss depends on what else is in the batch."""
-    return isinstance(run, ControllerRun) and not {"published", "masked"}.isdisjoint(
-        (run.degradation, run.content)
-    )
+    return isinstance(run, ControllerRun) and (run.degradation in CONTRASTS or run.content in CONTRASTS)
 
 
 class Learner:
@@ -320,23 +325,23 @@ def batches(
     stop: int,
     workers: int,
     share: tuple[int, int] = (0, 1),
+    pinned: bool = False,
 ) -> Iterator[Batch]:
     """Batches number `start` to `stop` - 1 of the data, each the same after any interruption.
 
     Args:
         data: what is drawn from.
-    pinned: bool = False,
         size: draws of a batch, over all processes.
         start: number of the first batch.
         stop: number behind the last one.
         workers: processes that draw.
         share: number of this process and of all; each gets its part of every batch.
+        pinned: in memory that a CUDA device copies from while the processor goes on.
 
     Raises PhotoError or DataError for a photo that cannot be drawn, from a worker, too.
     """
     process, processes = share
     own = size // processes
-        pinned: in memory that a CUDA device copies from while the processor goes on.
     first = [batch * size + process * own for batch in range(start, stop)]
     loader = DataLoader(
         _Batches(data),

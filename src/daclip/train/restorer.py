@@ -76,20 +76,25 @@ class RestorerJob(nn.Module):
         self.texts = texts
         self.mean, self.std = mean, std
         self.sde = IRSDE(**run.sde)
+        if run.objective == "uncover" and not self._first_parts():
+            raise UsageError(
+                "objective=uncover trains fill and veil of a DRUNet, and this network has neither",
+                hint='name them in network={"fill": true, ...}, or take objective=clean',
+            )
 
     def learning(self) -> nn.ModuleDict:
         """What is trained, averaged and saved."""
         return nn.ModuleDict({"network": self.network})
+
+    def networks(self) -> list[nn.Module]:
+        """What `compile` compiles."""
+        return [each for each in (self.network, self.initial) if each is not None]
 
     def train(self, mode: bool = True) -> "RestorerJob":
         """The network to its training mode; encoder and initial only look on."""
         super().train(mode)
         for frozen in (self.encoder, self.initial):
             if frozen is not None:
-    def networks(self) -> list[nn.Module]:
-        """What `compile` compiles."""
-        return [each for each in (self.network, self.initial) if each is not None]
-
                 frozen.eval()
         return self
 
@@ -324,11 +329,8 @@ def _uncovered(
     job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
 ) -> tuple[list[Float[Tensor, "b"]], Float[Tensor, "b 3 h w"]]:
     """One pass, `fill` and `veil` of a DRUNet alone: their errors."""
-    if not isinstance(job.network, DRUNet):
-        raise UsageError("only a DRUNet uncovers photos", hint="objective=clean")
+    assert isinstance(job.network, DRUNet)
     mu, errors = job.network.uncovered(mu, context.content, context.degradation, clean=x0)
-    if not errors:
-        raise UsageError("a network with neither fill nor veil", hint="objective=clean")
     return [*errors, _l1(mu, x0)], mu
 
 
