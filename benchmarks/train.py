@@ -193,6 +193,7 @@ def our_step(name: str, args: argparse.Namespace) -> tuple[nn.Module, Step]:
             content = torch.cat([content, torch.rand(args.batch, TONES)], dim=1)
         given = Context(content=content, degradation=degradation)
         job.context = lambda regions, generators: given
+        job.encoder = None
     learner = loop.Learner(job, loop.processes(run.loop, Path(tempfile.gettempdir())))
     batch = toy_batch(args)
     return job.network, lambda: learner.step(batch, 0)["loss"]
