@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 import shutil
+import subprocess
 import sys
 import tarfile
 from dataclasses import replace
@@ -576,3 +577,16 @@ def test_pixels_are_read_as_eight_bit_colour(tmp_path: Path) -> None:
 def test_eight_bits_are_rounded_and_clipped() -> None:
     row = np.array([[[-0.1, 0.5 / 255 + 1e-4, 1.2]]], dtype=np.float32)
     assert eight_bit(row).tolist() == [[[0, 1, 255]]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+def test_a_process_that_has_decoded_photos_is_not_forked(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from daclip.data import read_pixels, start_method\n"
+        "print(start_method()); read_pixels(Path(sys.argv[1])); print(start_method())"
+    )
+    photo = write_photo(tmp_path / "0.png", 0)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(photo)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["fork", "spawn"]

@@ -28,8 +28,9 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
+from torch.utils.data._utils.pin_memory import pin_memory
 
-from daclip import checkpoints, cli, models, train
+from daclip import checkpoints, cli, clip, models, train
 from daclip.degradations import WILD_IR_NAMES
 from daclip.detect import Embeddings
 from daclip.diffusion import IRSDE
@@ -44,13 +45,14 @@ from daclip.train.controller import WORDS, ControllerJob
 from daclip.train.described import described_job
 from daclip.train.estimate import _peaks
 from daclip.train.optim import Lion, cosine, optimiser, weight_groups
-from daclip.train.presets import KINDS, PRESETS, preset, read_run
+from daclip.train.presets import KINDS, ONE_PASS, PRESETS, preset, read_run
 from daclip.train.restorer import OBJECTIVES, Context, RestorerJob, psnr
 from daclip.vocabulary import CLEAN
 from test_models import hub_cache_with
 from toy_training import (
     DRUNET,
     NETWORK,
+    VIT,
     controller_run,
     restorer_run,
     toy_encoder,
@@ -122,6 +124,10 @@ def test_settings_are_changed_by_name_and_checked_by_kind() -> None:
         ("compact", "steps=0", "steps cannot be 0"),
         ("compact", "workers=-1", "workers cannot be -1"),
         ("compact", "loss=l2", 'loss cannot be "l2"; known: l1, '),
+        ("compact", "learning_rate=NaN", "learning_rate cannot be NaN; give a larger number"),
+        ("compact", "learning_rate=Infinity", "learning_rate cannot be Infinity; give a smaller number"),
+        ("compact", "learning_rate=true", 'learning_rate cannot be "true"; give a value like 0.001'),
+        ("compact", "ema=1", "ema cannot be 1; give a smaller number"),
         ("compact", "batch=8", "batch=8 is no multiple of patches_per_region=6"),
         ("compact", "patch=512", "patch=512 does not fit into region=256"),
         ("compact", 'shares={"rany": 1}', 'shares: unknown degradation "rany"; did you mean "rainy"?'),
@@ -412,6 +418,36 @@ def test_the_published_objective_is_the_recorded_loss(name: str, times: list[int
     assert error.mean().item() == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.parametrize(("name", "times"), [("low", [1, 2, 3, 4]), ("wide", [2, 30, 70, 100])])
+def test_the_published_step_of_the_benchmark_has_the_recorded_loss(
+    name: str, times: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    with np.load(Path(__file__).parent / "parity" / "sde_steps.npz") as file:
+        x, x0, mu, noise = (torch.from_numpy(file[each]) for each in ("x", "x0", "mu", "noise"))
+        wanted = float(file[f"loss_{name}"])
+    sde, t = runpy.run_path(str(BENCHMARKS / "train.py"))["PublishedSDE"](), torch.tensor(times)
+    loss = F.l1_loss(sde.euler(x, noise, mu, t), sde.optimum(x, x0, mu, t))
+    assert loss.item() == pytest.approx(wanted, rel=1e-5)
+    torch.testing.assert_close(sde.state(x0, mu, t, noise), IRSDE().state(x0, mu, t, noise))
+
+
+def test_the_encoder_of_the_benchmark_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    vision = {**VIT["vision_cfg"], "image_size": 224, "patch_size": 56}
+    encoder = clip.vit({**VIT, "vision_cfg": vision})
+    for weight in encoder.controller.zeros.parameters():
+        nn.init.normal_(weight, std=0.1)
+    photos, config = torch.rand(2, 3, 224, 224), models.ModelConfig
+    with torch.no_grad():
+        found = runpy.run_path(str(BENCHMARKS / "train.py"))["published_embeddings"](encoder, photos)
+        ours = encoder.encode(normalised(photos, config.mean, config.std))
+    torch.testing.assert_close(found, (ours.content, ours.degradation), atol=1e-5, rtol=0)
+
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -479,6 +515,18 @@ def test_a_part_with_a_loss_of_its_own_is_clipped_by_itself(photos: Path, encode
     loss, _ = job(batch(2), 0.0)
     loss.backward()
     assert all(any(w.grad is not None and w.grad.abs().max() > 0 for w in part) for part in (fill, blocks))
+
+
+def test_the_norm_that_is_logged_is_that_of_the_whole_gradient(
+    photos: Path, encoder: Path, tmp_path: Path
+) -> None:
+    network = {**DRUNET, "tone": True, "fill": True, "veil": True}
+    for objective in ("clean", "uncover"):  # in the second the blocks have no gradient
+        run = restorer_run(photos, encoder, network=network, objective=objective, clip_norm=0.0)
+        job, _ = train.restorer_parts(run)
+        figures = loop.Learner(job, loop.processes(run.loop, tmp_path)).step(batch(2), 0)
+        squares = [float((w.grad**2).sum()) for w in job.parameters() if w.grad is not None]
+        assert figures["norm"] == pytest.approx(sum(squares) ** 0.5, rel=1e-4)
 
 
 def test_a_diffusion_goes_on_from_a_restorer_of_one_pass(photos: Path, encoder: Path, tmp_path: Path) -> None:
@@ -572,6 +620,21 @@ def test_a_diffusion_visits_the_times_it_is_given(photos: Path, encoder: Path, t
     assert (config.sampler, config.steps, config.times) == ("posterior", 3, (100, 20, 5))
 
 
+@pytest.mark.parametrize("network", [DRUNET, NETWORK])
+def test_a_network_that_cannot_uncover_is_refused_before_the_photos_are_read(
+    encoder: Path, network: dict[str, Any]
+) -> None:
+    run = restorer_run("no photos", encoder, network=network, objective="uncover")
+    for begin in (train.estimate, train.restorer_parts):
+        with pytest.raises(UsageError, match="the fill of a DRUNet, and this network has none"):
+            begin(run)
+
+
+def test_a_tracker_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match='trackers: "tensorbord" is not installed, or unknown; here are all'):
+        loop.processes(restorer_run("", "", trackers=["tensorbord"]).loop, tmp_path)
+
+
 def test_a_tracker_is_told_what_the_log_is(photos: Path, encoder: Path, tmp_path: Path) -> None:
     carry_out(restorer_run(photos, encoder, steps=2, trackers=["tensorboard"]), tmp_path)
     events = EventAccumulator(str(next((tmp_path / "tracked").glob("events*")).parent)).Reload()
@@ -642,6 +705,17 @@ def test_an_estimate_is_that_of_the_larger_of_early_and_late_patches(encoder: Pa
     # two patches of 32 become one of 256
     late = memory(patch=32, late_patch=256)
     assert (late - small) / (large - small) == pytest.approx(0.5, abs=0.15)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_run_of_every_objective_is_estimated(encoder: Path, objective: str) -> None:
+    is_one_pass = objective in ONE_PASS
+    network = {**DRUNET, "tone": True, "fill": is_one_pass, "veil": is_one_pass}
+    network["name"] = "drunet" if is_one_pass else "drunet-diffusion"
+    found = train.estimate(restorer_run("", encoder, network=network, objective=objective))
+    assert found.memory_bytes > 1e8
+    assert found.seconds_per_step is not None
+    assert found.seconds_per_step > 0
 
 
 @pytest.mark.parametrize("name", ["unet", "drunet", "nafnet", "restormer", "promptir", "airnet"])
@@ -750,7 +824,7 @@ def test_a_step_is_left_out_by_all_processes_where_one_overflows(photos: Path, e
             return torch.cat([tensor[:1], tensor[1:] + math.inf])
 
     job, _ = train.restorer_parts(restorer_run(photos, encoder, precision="fp16"))
-    learner = loop._Learner(job, OtherOverflows(cpu=True))
+    learner = loop.Learner(job, OtherOverflows(cpu=True))
     before = {name: weight.clone() for name, weight in job.learning().state_dict().items()}
     learner.step(batch(), 0)
     assert learner.state()["scaler"]["scale"] < 2**16
@@ -1092,7 +1166,7 @@ def test_contradictions_are_found_before_the_first_step(photos: Path, encoder: P
 def test_photos_for_validation_are_never_trained_on(photos: Path) -> None:
     run = restorer_run(photos, "", validate_regions=20)
     data, val = train.data_sets(run)
-    assert [len(batch.names) for batch in val] == [16]
+    assert [len(batch.names) for batch in val] == [16, 4]
     again = train.data_sets(run)[1]
     assert all(torch.equal(a.degraded, b.degraded) for a, b in zip(val, again, strict=True))
     assert 0 < len(data.photos) < 6
@@ -1126,11 +1200,84 @@ def test_a_photo_that_cannot_be_drawn_is_one_line_from_a_worker_too(tmp_path: Pa
         "    except Exception as error: print(type(error).__name__, error)\n"
     )
     roots = [str(tmp_path / kind) for kind in ("truncated", "unequal")]
-    # in a process of its own: one that has decoded photos cannot be forked
+    # in a process of its own, which forks its worker: one that has decoded photos starts it anew
     done = subprocess.run([sys.executable, "-c", code, *roots], capture_output=True, text=True, check=False)
     first, second = done.stdout.splitlines()
     assert first.startswith("PhotoError picture ends early; ")
     assert second.startswith(f"DataError {small}: 70 x 50 pixels, but its clean photo has 70 x 60; ")
+
+
+@pytest.mark.slow
+def test_workers_start_from_a_process_that_has_decoded_photos(photos: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from daclip.data import CleanPhotos, list_photos\n"
+        "from daclip.train import loop\n"
+        "data = CleanPhotos(photos=list_photos(Path(sys.argv[1])), region=32)\n"
+        "both = [next(loop.batches(data, size=2, start=0, stop=1, workers=n)) for n in (0, 1)]\n"
+        "print(both[0].degraded.equal(both[1].degraded))"
+    )
+    # in a process of its own: it would hang
+    command = [sys.executable, "-c", code, str(photos)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=280)
+    assert done.stdout.split() == ["True"]
+
+
+def test_the_loader_can_pin_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    # without a CUDA device there is nothing to pin for
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self, *_: 255 - self)
+    given = batch()
+    pinned = pin_memory(given)
+    assert isinstance(pinned, Batch)
+    assert torch.equal(pinned.degraded, 255 - given.degraded)
+    assert torch.equal(pinned.clean, 255 - given.clean)
+    assert (pinned.names, pinned.captions, pinned.indices) == (given.names, given.captions, given.indices)
+
+
+# ---- compiled
+
+
+def compilable(photos: Path, encoder: Path, folder: Path) -> train.RestorerRun:
+    """A diffusion that goes on from a restorer of one pass, which is made."""
+    carry_out(restorer_run(photos, encoder, network=DRUNET, learning_rate=1e-2), folder)
+    network = {**DRUNET, "name": "drunet-diffusion"}
+    return restorer_run(
+        photos, encoder, network=network, initial=str(folder), objective="x0", sde=SDE, late_from=1.0
+    )
+
+
+def test_what_computes_most_is_compiled(
+    photos: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, _ = train.restorer_parts(compilable(photos, encoder, tmp_path))
+    assert isinstance(job, RestorerJob)
+    controller = controller_job()
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: compiled.append(self))
+    for each in (job, controller):
+        each.run = replace(each.run, loop=replace(each.run.loop, compile=True))
+        loop.Learner(each, loop.processes(each.run.loop, tmp_path))
+    assert compiled == [job.network, job.initial, controller.model.controller]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles with it")
+def test_a_compiled_run_has_the_losses_of_a_plain_one(photos: Path, encoder: Path, tmp_path: Path) -> None:
+    run = compilable(photos, encoder, tmp_path / "one")
+    run = replace(run, loop=replace(run.loop, steps=2))
+    carry_out(run, tmp_path / "plain")
+    settings = repr(asdict(replace(run, loop=replace(run.loop, compile=True))))
+    # in a process of its own, where types are not checked: those checks cannot be compiled
+    code = (
+        "from pathlib import Path; from daclip import train; from daclip.train.presets import read_run\n"
+        f"run = read_run('restorer', {settings})\n"
+        f"folder = Path({str(tmp_path / 'compiled')!r})\n"
+        "train.train(run, folder, log=lambda _: None, on_progress=lambda *_: None)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    plain, compiled = (losses(tmp_path / folder) for folder in ("plain", "compiled"))
+    assert list(compiled) == [1, 2]
+    for step, loss in plain.items():
+        assert min(compiled[step]) == pytest.approx(min(loss), rel=1e-4)
 
 
 # ---- presets, and words of one's own

@@ -30,6 +30,7 @@ from daclip.data.pairs import (
     split_folders,
     word_folders,
 )
+from daclip.data.processes import start_method
 from daclip.data.sample import DataSet, Sample
 from daclip.data.shards import find_shards
 from daclip.data.titles import Title, read_titles, split_title
@@ -62,5 +63,6 @@ __all__ = [
     "split",
     "split_folders",
     "split_title",
+    "start_method",
     "word_folders",
 ]

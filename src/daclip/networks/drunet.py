@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from daclip.errors import UsageError
 from daclip.networks import recompute
 from daclip.networks.conditioning import Conditions, Content, Modulation, unit
-from daclip.networks.fill import DEPTH, Fill
+from daclip.networks.fill import DEPTH, Fill, padded
 from daclip.networks.unet import Sinusoid
 from daclip.networks.veil import Veil, white
 
@@ -180,9 +180,8 @@ class DRUNet(nn.Module):
 
     def _folded(self, photo: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p i j"]:
         """The photo padded to a size that halves evenly, at the resolution of the stem."""
-        height, width = photo.shape[-2:]
-        padded = F.pad(photo, (0, -width % self._halved, 0, -height % self._halved))
-        return F.pixel_unshuffle(padded, self.shuffle) if self.shuffle > 1 else padded
+        photo = padded(photo, self._halved)
+        return F.pixel_unshuffle(photo, self.shuffle) if self.shuffle > 1 else photo
 
     def _restored(
         self, mu: Float[Tensor, "b 3 h w"], folded: Tensor, x: Tensor, vector: Float[Tensor, "b e"] | None

@@ -80,7 +80,7 @@ class Fill(nn.Module):
     ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b"] | None]:
         """Of each pixel, whether something hides the scene there; of the photo, whether anywhere."""
         height, width = mu.shape[-2:]
-        x = F.relu(self.head(F.pixel_unshuffle(_padded(mu), 2)))
+        x = F.relu(self.head(F.pixel_unshuffle(padded(mu), 2)))
         coarse = F.relu(self.down(x))
         word = 0 if self.told is None or told is None else self.told(told)[:, :, None, None]
         coarse = coarse + F.relu(self.conv(coarse) + word)
@@ -105,13 +105,13 @@ def filled(
 ) -> Float[Tensor, "b 3 h w"]:
     """The photo with what the trusted pixels say in place of those that something hides."""
     with torch.autocast(mu.device.type, enabled=False):
-        around = push_pull(_padded(mu).float(), _padded(trust))[..., : mu.shape[-2], : mu.shape[-1]]
+        around = push_pull(padded(mu).float(), padded(trust))[..., : mu.shape[-2], : mu.shape[-1]]
         return torch.addcmul(mu, hides, around - mu)
 
 
-def _padded(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i j"]:
-    """With zeros, to a size that halves as often as the pyramid has levels."""
-    return F.pad(x, (0, -x.shape[-1] % 2**DEPTH, 0, -x.shape[-2] % 2**DEPTH))
+def padded(x: Float[Tensor, "b c h w"], multiple: int = 2**DEPTH) -> Float[Tensor, "b c i j"]:
+    """With zeros at the right and below, to sides that divide by `multiple`."""
+    return F.pad(x, (0, -x.shape[-1] % multiple, 0, -x.shape[-2] % multiple))
 
 
 def same_pixels(mu: Float[Tensor, "b 3 h w"], clean: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:

@@ -35,6 +35,7 @@ from daclip.train.controller import WORDS, ControllerJob
 from daclip.train.described import find_model, grown
 from daclip.train.estimate import Estimate, estimate_run
 from daclip.train.presets import (
+    CONTRASTS,
     KINDS,
     ONE_PASS,
     PRESETS,
@@ -499,14 +500,16 @@ def data_sets(
     data = _opened(run, "train", seed)
     val = _opened(run, "val", seed + 1)
     for each in (data, val):
-        if isinstance(run, ControllerRun) and run.content in ("published", "masked"):
+        if isinstance(run, ControllerRun) and run.content in CONTRASTS:
             _check_captions(run, each)
         if isinstance(each, Pairs):
             check_headers(each.pairs, partial(on_progress, "pairs looked at"))
     if isinstance(val, CleanPhotos):
         val = replace(val, weights=None, alike=1, clean_share=0.1, mixture_share=0.1)
     size = min(loop.VAL_BATCH, count)
-    return data, list(loop.batches(val, size=size, start=0, stop=count // size, workers=run.loop.workers))
+    stop = -(-count // size)
+    *whole, last = loop.batches(val, size=size, start=0, stop=stop, workers=run.loop.workers)
+    return data, [*whole, last.part(0, count - (stop - 1) * size)]
 
 
 def _opened(run: ControllerRun | RestorerRun, split: Split, seed: int) -> CleanPhotos | Pairs:

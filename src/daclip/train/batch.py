@@ -5,7 +5,7 @@ processes or computed in parts so gives the same views, patches and noise.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -28,27 +28,27 @@ class Batch:
     def parts(self, count: int) -> list["Batch"]:
         """The batch in `count` equal parts."""
         size = len(self.indices) // count
-        slices = [slice(i * size, (i + 1) * size) for i in range(count)]
-        return [
-            Batch(
-                degraded=self.degraded[part],
-                clean=self.clean[part],
-                names=self.names[part],
-                captions=self.captions[part],
-                indices=self.indices[part],
-            )
-            for part in slices
-        ]
+        return [self.part(i * size, (i + 1) * size) for i in range(count)]
+
+    def part(self, start: int, stop: int) -> "Batch":
+        """Some of its samples, without a copy."""
+        own = slice(start, stop)
+        return Batch(
+            degraded=self.degraded[own],
+            clean=self.clean[own],
+            names=self.names[own],
+            captions=self.captions[own],
+            indices=self.indices[own],
+        )
 
     def to(self, device: torch.device) -> "Batch":
         """The batch with its pixels on a device."""
-        return Batch(
-            degraded=self.degraded.to(device, non_blocking=True),
-            clean=self.clean.to(device, non_blocking=True),
-            names=self.names,
-            captions=self.captions,
-            indices=self.indices,
-        )
+        degraded, clean = (each.to(device, non_blocking=True) for each in (self.degraded, self.clean))
+        return replace(self, degraded=degraded, clean=clean)
+
+    def pin_memory(self) -> "Batch":
+        """The batch where a CUDA device copies from while the processor goes on; torch's loader calls it."""
+        return replace(self, degraded=self.degraded.pin_memory(), clean=self.clean.pin_memory())
 
     def generators(self, seed: int) -> list[torch.Generator]:
         """The source of randomness of each sample, on the CPU."""
@@ -64,6 +64,10 @@ def collate(samples: Sequence[tuple[int, Sample]]) -> Batch:
         captions=[sample.caption for _, sample in samples],
         indices=[index for index, _ in samples],
     )
+
+
+_WHOLE_SHARE = 0.3
+"""Of views that show a region as a whole."""
 
 
 def planes(pixels: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
@@ -83,12 +87,12 @@ def draw_views(
 ) -> list[Float[Tensor, "b 3 s s"]]:
     """One view of each region, the same cut in each tensor given: in its own scale, or all of it resized.
 
-    These are the two kinds of view the encoder is given at use (tiling.views).
+    These are the two kinds of view the encoder is given at use (tiling.views), there at its own side.
     """
     height, width = regions[0].shape[-2:]
     views: list[list[Tensor]] = [[] for _ in regions]
     for i, generator in enumerate(generators):
-        whole = float(torch.rand((), generator=generator)) < 0.3 or min(height, width) < side
+        whole = float(torch.rand((), generator=generator)) < _WHOLE_SHARE or min(height, width) < side
         top, left = (0, 0) if whole else _corner(height, width, side, generator)
         for pixels, kept in zip(regions, views, strict=True):
             if whole:

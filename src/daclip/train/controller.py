@@ -1,7 +1,7 @@
 """Stage 1: the controller. Degraded photos in; out of it, what is wrong and the clean photo's content.
 
 Two losses are added: one on the degradation embedding, one on the content embedding (DA-CLIP section 3.1).
-Both have several forms, the published one among them; which is the default was measured (docs/decisions.md).
+Both have several forms, the published one among them; docs/decisions.md compares them.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from daclip.train.batch import Batch, draw_views, normalised, planes
 from daclip.train.contrast import attainable_floor, contrastive, gathered
 from daclip.train.depthwise import quicken
 from daclip.train.optim import learning_rate
-from daclip.train.presets import ControllerRun
+from daclip.train.presets import CONTRASTS, ControllerRun
 from daclip.vocabulary import CLEAN, DEGRADATIONS
 
 WORDS = (*DEGRADATIONS, CLEAN)
@@ -26,9 +26,6 @@ _VISIBLE = 1 / 255
 """A view that is nearer to the clean one, on average, shows nothing of what was done to the photo."""
 
 _MAX_LOGIT_SCALE = 4.6052  # ln 100
-
-_BY_CAPTION = ("published", "masked")
-"""Losses of the content that need captions."""
 
 
 class ControllerJob(nn.Module):
@@ -53,7 +50,7 @@ class ControllerJob(nn.Module):
         std: Sequence[float] = clip.COMPACT_STD,
     ) -> None:
         super().__init__()
-        if run.content in _BY_CAPTION and model.text_tower is None:
+        if run.content in CONTRASTS and model.text_tower is None:
             raise DataError(
                 f"content={run.content} compares with captions, and {run.encoder} has no text tower",
                 hint="content=clean needs none",
@@ -74,6 +71,10 @@ class ControllerJob(nn.Module):
         """What is trained, averaged and saved."""
         rule = nn.ParameterList([self.scale, self.bias, self.model.logit_scale])
         return nn.ModuleDict({"controller": self.model.controller, "rule": rule})
+
+    def networks(self) -> list[nn.Module]:
+        """What `compile` compiles."""
+        return [self.model.controller]
 
     def learning_rate(self, step: int) -> float:
         """At a step."""
@@ -152,13 +153,13 @@ class ControllerJob(nn.Module):
             figures["accuracy"] = sum(figures.values()) / len(figures)
         seen = {"": torch.cat(controlled), "_plain": torch.cat(plain)}
         figures |= _retrieval("content", seen, torch.cat(wanted), [*range(len(captions))])
-        if self.run.content in _BY_CAPTION or (self.model.text_tower is not None and all(captions)):
+        if self.run.content in CONTRASTS or (self.model.text_tower is not None and all(captions)):
             figures |= _retrieval("caption", seen, self.captions(captions), captions)
         return figures, None
 
     def goal(self, figures: dict[str, float]) -> float:
         """What the best weights have most of."""
-        content = figures["caption" if self.run.content in _BY_CAPTION else "content"]
+        content = figures["caption" if self.run.content in CONTRASTS else "content"]
         return figures.get("accuracy", 0.0) + content
 
     @torch.no_grad()

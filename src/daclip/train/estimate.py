@@ -147,6 +147,11 @@ def _size(weights: Iterable[nn.Parameter]) -> int:
     return sum(weight.numel() for weight in weights)
 
 
+def _autocast(job: ControllerJob | RestorerJob) -> torch.autocast:
+    """The precision of a job, or one as wide: not all that a CPU can do in bfloat16 it can in float16."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=job.run.loop.precision != "fp32")
+
+
 # ---- memory, on tensors without contents
 
 
@@ -155,9 +160,8 @@ def _peaks(job: ControllerJob | RestorerJob, regions: int) -> tuple[int, int]:
     run = job.run
     with (mode := FakeTensorMode(allow_non_fake_inputs=True)):
         job.to_empty(device="cpu")
-    kind = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.bfloat16}[run.loop.precision]
     step, validation = _Peak(job), _Peak(job)
-    with mode, torch.autocast("cpu", kind, enabled=kind is not None):
+    with mode, _autocast(job):
         with step:
             for side, count in _phases(job):
                 _answer(job, regions * count, side).backward()
@@ -239,11 +243,10 @@ def _seconds(job: ControllerJob | RestorerJob) -> float:
     side = job.run.region
     degraded, clean = (rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(2))
     batch = collate([(0, Sample(degraded=degraded, clean=clean, names=("noisy",), caption="a photo"))])
-    kind = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.bfloat16}[job.run.loop.precision]
     seconds = float("inf")
     for _ in range(2):  # the first step also builds what later ones find ready
         start = time.perf_counter()
-        with torch.autocast("cpu", kind, enabled=kind is not None):
+        with _autocast(job):
             loss, _ = job(batch, 0.0)
         loss.backward()
         seconds = min(seconds, time.perf_counter() - start)

@@ -17,19 +17,20 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.utils import save_image
 
-from daclip.data import DataSet
+from daclip.data import DataSet, start_method
 from daclip.errors import DaclipError, DataError, UsageError
 from daclip.train import resume
 from daclip.train.batch import Batch, collate
 from daclip.train.controller import ControllerJob
 from daclip.train.optim import optimiser
-from daclip.train.presets import ControllerRun, Loop, RestorerRun
+from daclip.train.presets import CONTRASTS, ControllerRun, Loop, RestorerRun
 from daclip.train.restorer import RestorerJob
 
 _LOG = logging.getLogger("daclip")
@@ -42,7 +43,7 @@ Writer = Callable[[Path], object]
 def processes(loop: Loop, folder: Path) -> Accelerator:
     """The processes of a run, and the device of this one.
 
-    Raises UsageError where the device is not there, or the batch cannot be shared out.
+    Raises UsageError where the device or a tracker is not there, or the batch cannot be shared out.
     """
     if loop.device not in ("auto", "cpu", "cuda"):
         raise UsageError(
@@ -51,6 +52,12 @@ def processes(loop: Loop, folder: Path) -> Accelerator:
         )
     if loop.device == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device={loop.device}: PyTorch finds no such device", hint="use device=cpu")
+    trackers = ["all", *(each.value for each in get_available_trackers())]
+    for name in loop.trackers:
+        if name not in trackers:  # accelerate would pass over some without a word
+            raise UsageError(
+                f'trackers: "{name}" is not installed, or unknown', hint=f"here are {', '.join(trackers)}"
+            )
     accelerator = Accelerator(
         cpu=loop.device == "cpu" or not torch.cuda.is_available(),
         log_with=[*loop.trackers] or None,
@@ -97,7 +104,7 @@ def fit(
     loop = job.run.loop
     if accelerator.is_main_process and loop.accumulate > 1 and _contrasts(job.run):
         _LOG.warning("accumulate=%d: photos are contrasted with those of their part alone", loop.accumulate)
-    learner = _Learner(job, accelerator)
+    learner = Learner(job, accelerator)
     start = learner.go_on(folder)
     track = _tracker(accelerator, job.run)
     source = batches(
@@ -107,6 +114,7 @@ def fit(
         stop=loop.steps,
         workers=loop.workers,
         share=(accelerator.process_index, accelerator.num_processes),
+        pinned=accelerator.device.type == "cuda",
     )
     began = monotonic()
     for done, batch in enumerate(source, start + 1):
@@ -133,12 +141,10 @@ def fit(
 
 def _contrasts(run: ControllerRun | RestorerRun) -> bool:
     """Whether a loss depends on what else is in the batch."""
-    return isinstance(run, ControllerRun) and not {"published", "masked"}.isdisjoint(
-        (run.degradation, run.content)
-    )
+    return isinstance(run, ControllerRun) and (run.degradation in CONTRASTS or run.content in CONTRASTS)
 
 
-class _Learner:
+class Learner:
     """The weights that learn, their average, their optimiser, and the best validation so far."""
 
     def __init__(self, job: Job, accelerator: Accelerator) -> None:
@@ -152,8 +158,8 @@ class _Learner:
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=self.loop.precision == "fp16")
         self.best = -float("inf")
         if self.loop.compile:
-            for part in self.learning.children():
-                part.compile(dynamic=False)  # few sizes, and kernels for any size are slower
+            for network in job.networks():
+                network.compile(dynamic=False)  # few sizes, and kernels for any size are slower
 
     def go_on(self, folder: Path) -> int:
         """Load the newest checkpoint, where there is one, and return how many steps are done."""
@@ -201,10 +207,11 @@ class _Learner:
         # after the mean, so that every process knows when one of them overflowed
         self.scaler.unscale_(self.optimiser)
         norms = [
-            nn.utils.clip_grad_norm_(part, loop.clip_norm or float("inf"))
+            # a part without gradients, one that rests, has its zero on the CPU
+            nn.utils.clip_grad_norm_(part, loop.clip_norm or float("inf")).to(loss.device)
             for part in self.job.separate(weights)
         ]
-        norm = torch.stack(norms).max()
+        norm = torch.linalg.vector_norm(torch.stack(norms))
         # before the update: a checkpoint must never hold weights that are not numbers; a step in float16 may
         # overflow, and the scaler then leaves it out
         if not torch.isfinite(loss) or not (torch.isfinite(norm) or self.scaler.is_enabled()):
@@ -318,6 +325,7 @@ def batches(
     stop: int,
     workers: int,
     share: tuple[int, int] = (0, 1),
+    pinned: bool = False,
 ) -> Iterator[Batch]:
     """Batches number `start` to `stop` - 1 of the data, each the same after any interruption.
 
@@ -328,6 +336,7 @@ def batches(
         stop: number behind the last one.
         workers: processes that draw.
         share: number of this process and of all; each gets its part of every batch.
+        pinned: in memory that a CUDA device copies from while the processor goes on.
 
     Raises PhotoError or DataError for a photo that cannot be drawn, from a worker, too.
     """
@@ -340,7 +349,8 @@ def batches(
         batch_size=None,  # they come as batches
         num_workers=workers,
         prefetch_factor=PREFETCHED if workers else None,
-        pin_memory=torch.cuda.is_available(),
+        multiprocessing_context=start_method() if workers else None,
+        pin_memory=pinned,
     )
     for drawn in loader:
         if isinstance(drawn, DaclipError):

@@ -51,7 +51,7 @@ def learning_rate(loop: Loop, step: int) -> float:
 
 
 def cosine(step: int, steps: int, *, warmup: int = 0, floor: float = 0.0) -> float:
-    """Share of the learning rate at a step: linear warm-up to 1, then cosine to `floor` at the last step."""
+    """Share of the learning rate at a step: linear warm-up to 1, then cosine to `floor` behind the last."""
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)

@@ -1,6 +1,7 @@
 """The runs one can name: typed values made by functions. Variants change one thing of another."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -40,7 +41,7 @@ class Loop:
         ema: share of the old in the averaged weights at each step.
         precision: of the forward pass.
         device: `auto` is a CUDA device where there is one; in a run of several processes each takes its own.
-        compile: the networks, by torch.compile.
+        compile: the networks, `initial` among them, by torch.compile; encoders of restorers stay as they are.
         workers: processes that read and degrade photos; their number changes nothing but the speed.
         cache_mb: megabytes of decoded photos kept in memory, over all workers of a process.
         threads: of the arithmetic; another number gives other last digits.
@@ -182,7 +183,7 @@ class RestorerRun:
         late_patch, late_from: side from this share of the steps on; a region then gives fewer patches, so
             that a step sees about as many pixels: 2 of 128 for the 6 of 64 of `compact`, 8 of 64 in pixels.
         patches_per_region: patches cut from one region; `loop.batch` counts patches.
-        view: side of what the encoder sees, in pixels.
+        view: side of what the encoder sees, in pixels; 224 at use, see docs/decisions.md.
         checkpoint_activations: keep fewer maps for the backward pass and compute them again: less memory, a
             third more time.
         told_share: of photos whose damage the network is told by the texts of its words, not by what the
@@ -255,6 +256,9 @@ class RestorerRun:
 
 ONE_PASS = ("clean", "uncover")
 """Objectives of networks that answer at once."""
+
+CONTRASTS = ("published", "masked")
+"""Losses of the controller that compare the photos of a batch with all texts of it."""
 
 Run = BackboneRun | ControllerRun | RestorerRun
 
@@ -720,7 +724,7 @@ def _value(part: Run | Loop, key: str, text: str) -> Any:
         value = json.loads(text)
     except ValueError:
         value = text
-    if isinstance(now, float) and isinstance(value, int):
+    if isinstance(now, float) and type(value) is int:
         value = float(value)
     if key == "shares" and isinstance(value, dict):
         shares = cast("dict[str, Any]", value)
@@ -728,13 +732,17 @@ def _value(part: Run | Loop, key: str, text: str) -> Any:
         value = {word: float(share) for word, share in shares.items()} if are_numbers else text
     if type(value) is not type(now):
         raise UsageError(f'{key} cannot be "{text}"', hint=f"give a value like {json.dumps(now)}")
-    if (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and (value < 0 or (value == 0 and key not in _MAY_BE_ZERO))
-    ):
-        raise UsageError(f"{key} cannot be {text}", hint="give a larger number")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # `not`, so that it holds for NaN
+        if not (value > 0 or (value == 0 and key in _MAY_BE_ZERO)):
+            raise UsageError(f"{key} cannot be {text}", hint="give a larger number")
+        if value >= (1 if key in _BELOW_ONE else math.inf):
+            raise UsageError(f"{key} cannot be {text}", hint="give a smaller number")
     return value
+
+
+_BELOW_ONE = frozenset({"beta1", "beta2", "dropout", "ema"})
+"""Shares of the old in an average, which would never move; and of features that are left out."""
 
 
 _MAY_BE_ZERO = frozenset(

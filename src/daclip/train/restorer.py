@@ -76,10 +76,19 @@ class RestorerJob(nn.Module):
         self.texts = texts
         self.mean, self.std = mean, std
         self.sde = IRSDE(**run.sde)
+        if run.objective == "uncover" and not self._first_parts():
+            raise UsageError(
+                "objective=uncover trains the fill of a DRUNet, and this network has none",
+                hint='network={"fill": true, ...}, or objective=clean',
+            )
 
     def learning(self) -> nn.ModuleDict:
         """What is trained, averaged and saved."""
         return nn.ModuleDict({"network": self.network})
+
+    def networks(self) -> list[nn.Module]:
+        """What `compile` compiles."""
+        return [each for each in (self.network, self.initial) if each is not None]
 
     def train(self, mode: bool = True) -> "RestorerJob":
         """The network to its training mode; encoder and initial only look on."""
@@ -319,11 +328,8 @@ def _uncovered(
     job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
 ) -> tuple[list[Float[Tensor, "b"]], Float[Tensor, "b 3 h w"]]:
     """One pass, `fill` of a DRUNet alone: its error."""
-    if not isinstance(job.network, DRUNet):
-        raise UsageError("only a DRUNet uncovers photos", hint="objective=clean")
+    assert isinstance(job.network, DRUNet)
     mu, errors = job.network.uncovered(mu, context.content, context.degradation, clean=x0)
-    if not errors:
-        raise UsageError("a network without fill", hint="objective=clean")
     return [*errors, _l1(mu, x0)], mu
 
 
