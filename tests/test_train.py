@@ -157,7 +157,7 @@ def test_every_preset_survives_json(name: str) -> None:
 
 
 def test_the_compact_networks_have_the_sizes_they_are_described_with() -> None:
-    sizes = {"compact": 3.87, "compact-nafnet": 1.46, "ir-sde": 137.15}
+    sizes = {"compact": 3.94, "compact-nafnet": 1.46, "ir-sde": 137.15}
     sizes |= {"unet-tiny": 1.1, "restormer-tiny": 0.9, "airnet-tiny": 0.2, "promptir-tiny": 1.4}
     for name, millions in sizes.items():
         run = preset(name)
@@ -515,6 +515,26 @@ def test_a_part_with_a_loss_of_its_own_is_clipped_by_itself(photos: Path, encode
     loss, _ = job(batch(2), 0.0)
     loss.backward()
     assert all(any(w.grad is not None and w.grad.abs().max() > 0 for w in part) for part in (fill, blocks))
+
+
+def test_the_veil_hears_the_word_of_the_encoder(photos: Path, encoder: Path, tmp_path: Path) -> None:
+    network = {**DRUNET, "tone": True, "veil": True}
+    job, model = train.restorer_parts(restorer_run(photos, encoder, network=network))
+    assert isinstance(job, RestorerJob)
+    assert job.texts is not None
+    text = torch.from_numpy(job.texts.embeddings[job.texts.names.index("hazy")])
+    direction = job.network.get_submodule("veil").direction
+    torch.testing.assert_close(direction, 10.0 * text / text.norm())
+    written = checkpoints.save_pretrained(model(), tmp_path / "model")
+    again = checkpoints.from_pretrained(str(written)).network
+    assert again is not None
+    torch.testing.assert_close(again.get_submodule("veil").direction, direction, rtol=1e-3, atol=1e-3)
+    deaf = shutil.copytree(encoder, tmp_path / "softmax")
+    config = json.loads((deaf / "config.json").read_text())
+    config["texts"]["rule"] = "softmax"
+    (deaf / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match="softmax: has no word for haze that is independent of others"):
+        train.restorer_parts(restorer_run(photos, deaf, network=network))
 
 
 def test_the_norm_that_is_logged_is_that_of_the_whole_gradient(
@@ -1657,7 +1677,7 @@ def test_a_dry_run_prints_the_settings_and_touches_nothing(
     assert cli.run(["train", "compact", "steps=7", "--data", "holiday", "-o", str(run), "--dry-run"]) == 0
     told = capsys.readouterr()
     settings = json.loads(told.out)
-    assert "3.87 M parameters learn" in told.err
+    assert "3.94 M parameters learn" in told.err
     assert (settings["preset"], settings["loop"]["steps"], settings["data"]) == ("compact", 7, "holiday")
     assert not run.exists()
     assert cli.run(["train", "compact-backbone", "--data", "my.csv", "--dry-run"]) == 0

@@ -62,7 +62,7 @@ def toy_encoder(seed: int = 0) -> clip.DaClip:
 def write_encoder(folder: Path, **settings: Any) -> Path:
     """A model folder with the toy encoder; `settings` are further fields of its config."""
     embeddings = np.random.default_rng(1).normal(size=(len(WORDS), 24)).astype(np.float32)
-    texts = ClassTexts(names=WORDS, embeddings=embeddings)
+    texts = ClassTexts(names=WORDS, embeddings=embeddings, rule="sigmoid", scale=10.0, bias=-2.0)
     encoder = {"name": "open_clip", "config": VIT}
     values: dict[str, Any] = {"view_side": 32, "dtype": "float16", **settings}
     config = ModelConfig(kind="encoder", encoder=encoder, texts=texts, **values)

@@ -302,7 +302,7 @@ def controller_compact() -> ControllerRun:
 
 
 def compact() -> RestorerRun:
-    """The bundled one-pass restorer: DRUNet + DA-CLIP at half resolution, 3.87 M weights."""
+    """The bundled one-pass restorer: DRUNet + DA-CLIP at half resolution, 3.94 M weights."""
     network = {
         "name": "drunet",
         "widths": [48, 96, 160],
@@ -313,13 +313,15 @@ def compact() -> RestorerRun:
         "degradation": True,
         "content": "vector",
         "tone": True,
+        "fill": True,
+        "veil": True,
         "shuffle": 2,
         "factors": True,
     }
     run = RestorerRun()
     # no gradient is shorter than clip_norm, so every step is equally long, whatever it mends
     loop = replace(run.loop, batch=24, learning_rate=1e-3, clip_norm=0.05)
-    return replace(run, network=network, alike=True, loop=loop, patches_per_region=6, view=144, late_from=0.4)
+    return replace(run, network=network, alike=True, loop=loop, patches_per_region=6, view=224, late_from=0.4)
 
 
 def compact_nafnet() -> RestorerRun:
