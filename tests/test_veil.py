@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from daclip.errors import UsageError
-from daclip.networks.conditioning import TONES
+from daclip.networks.conditioning import TONES, unit
 from daclip.networks.drunet import DRUNet
 from daclip.networks.veil import Veil, white, without_veil
 from daclip.train.restorer import psnr
@@ -55,14 +55,14 @@ def told_of_haze() -> Veil:
 
 def test_it_takes_what_the_encoder_calls_hazy_and_leaves_others_as_they_are() -> None:
     photo = scene(64, 64).expand(2, -1, -1, -1)
-    answer = told_of_haze()(hazy(photo), torch.eye(8)[:2], torch.full((2,), 0.9))
+    answer = told_of_haze()(hazy(photo), unit(torch.eye(8)[:2]), torch.full((2,), 0.9))
     assert psnr(answer, photo)[0] - psnr(hazy(photo), photo)[0] > 3
     torch.testing.assert_close(answer[1], hazy(photo)[1], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("cosine", "is_taken"), [(0.25, True), (0.15, False)])
 def test_below_a_half_nothing_is_taken(cosine: float, is_taken: bool) -> None:
-    told = torch.tensor([[cosine, (1 - cosine**2) ** 0.5, *[0.0] * 6]])  # p of .62 and .38
+    told = unit(torch.tensor([[cosine, (1 - cosine**2) ** 0.5, *[0.0] * 6]]))  # p of .62 and .38
     photo = hazy(scene(64, 64))
     answer = told_of_haze()(photo, told, torch.tensor([0.9]))
     assert ((answer - photo).abs().max() > 0.05) == is_taken
@@ -70,7 +70,7 @@ def test_below_a_half_nothing_is_taken(cosine: float, is_taken: bool) -> None:
 
 def test_untold_of_a_word_nothing_is_taken() -> None:
     photo = hazy(scene(64, 64))
-    answer = Veil(8)(photo, torch.eye(8)[:1], torch.tensor([0.9]))
+    answer = Veil(8)(photo, unit(torch.eye(8)[:1]), torch.tensor([0.9]))
     torch.testing.assert_close(answer, photo, rtol=0, atol=1e-5)
 
 

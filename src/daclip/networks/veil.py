@@ -51,7 +51,10 @@ class Veil(nn.Module):
 
     def listen(self, text: Float[Tensor, "d"], *, scale: float, bias: float) -> None:
         """Take the encoder's word for haze: its text embedding, and the rule that makes it a probability."""
-        self.direction.copy_(scale * text / text.norm())
+        cosine = (
+            text / text.norm() / len(text) ** 0.5
+        )  # of a direction whose numbers are 1 in the square mean
+        self.direction.copy_(scale * cosine)
         self.bias.fill_(bias)
 
     def forward(
@@ -61,14 +64,17 @@ class Veil(nn.Module):
 
         Args:
             mu: the photo, of any size.
-            told: direction of the degradation embedding.
+            told: direction of the degradation embedding, see conditioning.unit.
             white: lightness of the veil where nothing is seen through it (airlight).
         """
         with torch.autocast(mu.device.type, enabled=False):
-            hazy = (told.float() @ self.direction.float() + self.bias.float()).sigmoid()
-            strength = _MOST * F.threshold(hazy, _DOUBT, 0.0)
+            strength = _MOST * F.threshold(self.probability(told), _DOUBT, 0.0)
             shape = (-1, 1, 1, 1)
             return without_veil(mu.float(), strength.reshape(shape), white.float().reshape(shape))
+
+    def probability(self, told: Float[Tensor, "b d"]) -> Float[Tensor, "b"]:
+        """That the photo is hazy, as the encoder says it."""
+        return (told.float() @ self.direction.float() + self.bias.float()).sigmoid()
 
 
 def white(content: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
