@@ -394,7 +394,7 @@ def _tell_of_haze(network: nn.Module, encoder: ModelFolder) -> None:
     if not isinstance(network, DRUNet) or network.veil is None:
         return
     texts = encoder.texts
-    if texts is None or "hazy" not in texts.names or texts.rule != "sigmoid":
+    if "hazy" not in texts.names or texts.rule != "sigmoid":
         raise DataError(
             f"{encoder.path.name}: has no word for haze that is independent of others, which the veil needs",
             hint="take an encoder trained with degradation=sigmoid, or a network without veil",
