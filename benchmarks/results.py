@@ -18,32 +18,34 @@ from pathlib import Path
 
 _MODELS = "--model compact --model compact-sde"
 _METRICS = "--metrics psnr,ssim,lpips --metric-weights {data}/weights"
-_PAPER = f"{_MODELS} --peer classics --settings paper {_METRICS}"
+_PAPER = f"{_MODELS} --settings paper {_METRICS}"
 
 RUNS = {
-    "wild": f"{_MODELS} --peer classics --photos {{data}}/tests/cbsd68 --severity 0.7"
-    f" --limit {{few}} {_METRICS}",
+    "wild": f"{_MODELS} --photos {{data}}/tests/cbsd68 --severity 0.7 --limit {{few}} --keep {_METRICS}",
     "pairs": f"{_MODELS} --peer classics --data {{data}}/pairs {_METRICS}",
     "paper": f"{_PAPER} --photos {{data}}/tests/cbsd68 --limit {{few}} --protocol rgb-crop4",
-    "noisy": f"{_PAPER} --photos {{data}}/tests/cbsd68 --only noisy",
+    "noisy": f"{_PAPER} --peer classics --photos {{data}}/tests/cbsd68 --only noisy",
     "jpeg": f"{_PAPER} --photos {{data}}/tests/live1 --only jpeg-compressed",
     "clean": f"{_MODELS} --photos {{data}}/tests/cbsd68 --only clean {_METRICS}",
 }
 """What is measured, by the name of its folder."""
 
+_SHEET = "best_median_worst.webp"
+
 
 @dataclass(frozen=True)
 class Section:
-    """A table: its heading, the runs it is of, how it is told, and whether plots are drawn of it."""
+    """A table: its heading, the runs it is of, how it is told, whether plots or a sheet are drawn of it."""
 
     title: str
     runs: tuple[str, ...]
     told: str = ""
     has_plots: bool = False
+    has_sheet: bool = False
 
 
 SECTIONS = (
-    Section("Photos of CBSD68, degraded by this project at severity 0.7", ("wild",)),
+    Section("Photos of CBSD68, degraded by this project at severity 0.7", ("wild",), has_sheet=True),
     Section("Pairs of others: real or benchmark degradations", ("pairs",)),
     Section("Degraded and measured as in the paper", ("paper",)),
     Section("The same in the layout of the paper's Table 3", ("paper",), "--table unified"),
@@ -86,6 +88,7 @@ class Places:
     def tell(self, section: Section) -> list[str]:
         """The command that prints the table of a section."""
         plots = ["--plots", self.plots] if section.has_plots else []
+        plots += ["--sheet", f"{self.plots}/{_SHEET}", "--spread"] if section.has_sheet else []
         folders = [f"{self.runs}/{run}" for run in section.runs]
         told = [*shlex.split(section.told), *plots, "--format", "markdown", "--quiet"]
         return ["daclip", "evaluate", *folders, *told]
@@ -103,13 +106,16 @@ def write_section(section: Section, places: Places, measured: set[str]) -> None:
     commands = [places.measure(run) for run in section.runs if run not in measured]
     for command in commands:
         printed(command)
+    Path(places.plots).mkdir(parents=True, exist_ok=True)
     measured |= {*section.runs}
     table = printed(places.tell(section))
     shown = "\n".join(map(shlex.join, [*commands, places.tell(section)]))
     table = table.rpartition("\n\n")[0]  # the last paragraph is the command once more
     print(f"## {section.title}\n\n```sh\n{shown}\n```\n\n{table}\n", flush=True)
+    folder = Path(places.plots)
+    if section.has_sheet:
+        print(f"![best, median and worst photo of each]({folder.name}/{_SHEET})\n", flush=True)
     if section.has_plots:
-        folder = Path(places.plots)
         for path in sorted(folder.glob("*.svg")):
             print(f"![{path.stem}]({folder.name}/{path.name})\n", flush=True)
 

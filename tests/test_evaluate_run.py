@@ -476,9 +476,9 @@ def test_best_median_and_worst_are_by_the_psnr_of_one_method() -> None:
         for name, other in (("ours", 0.0), ("theirs", -level))
     ]
     assert evaluate.best_median_worst(found, method="ours") == {
-        "30.0": "noisy, best: 10.0 to 30.0 dB",
-        "20.0": "noisy, median: 10.0 to 20.0 dB",
-        "9.0": "noisy, worst: 10.0 to 9.0 dB",
+        "30.0": "noisy, best: 30.0 dB",
+        "20.0": "noisy, median: 20.0 dB",
+        "9.0": "noisy, worst: 9.0 dB",
     }
 
 

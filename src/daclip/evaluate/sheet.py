@@ -72,7 +72,7 @@ def best_median_worst(measurements: Sequence[Measurement], *, method: str) -> di
         places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
         for name, place in places.items():
             one = ranked[place]
-            found[one.photo] = f"{word}, {name}: {one.before['psnr']:.1f} to {one.after['psnr']:.1f} dB"
+            found[one.photo] = f"{word}, {name}: {one.after['psnr']:.1f} dB"
     return found
 
 
