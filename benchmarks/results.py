@@ -24,13 +24,13 @@ RUNS = {
     "wild": f"{_MODELS} --photos {{data}}/tests/cbsd68 --severity 0.7 --limit {{few}} --keep {_METRICS}",
     "pairs": f"{_MODELS} --peer classics --data {{data}}/pairs {_METRICS}",
     "paper": f"{_PAPER} --photos {{data}}/tests/cbsd68 --limit {{few}} --protocol rgb-crop4",
-    "noisy": f"{_PAPER} --peer classics --photos {{data}}/tests/cbsd68 --only noisy",
+    "noisy": f"{_PAPER} --photos {{data}}/tests/cbsd68 --only noisy",
     "jpeg": f"{_PAPER} --photos {{data}}/tests/live1 --only jpeg-compressed",
     "clean": f"{_MODELS} --photos {{data}}/tests/cbsd68 --only clean {_METRICS}",
 }
 """What is measured, by the name of its folder."""
 
-_SHEET = "best_median_worst.webp"
+_SHEET = "best_median_worst.jpg"
 
 
 @dataclass(frozen=True)

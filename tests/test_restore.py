@@ -250,11 +250,11 @@ def test_embeddings_can_be_given_and_then_nothing_is_encoded(restorer: Restorer)
 def test_views_are_averaged_in_direction_and_in_length(restorer: Restorer) -> None:
     clean = image.from_array(scene(60, 60))
     given = Embeddings(
-        content=np.zeros((4, 4), np.float32),
-        degradation=np.array([*[[0.6, 0, 0, 0]] * 3, [0, 0.6, 0, 0]], np.float32),
+        content=np.zeros((6, 4), np.float32),
+        degradation=np.array([*[[0.6, 0, 0, 0]] * 5, [0, 0.6, 0, 0]], np.float32),
     )
     done = restorer.restore(clean, embeddings=given, task="auto")
-    first, second = 0.6 * np.array([3, 1]) / np.sqrt(10)
+    first, second = 0.6 * np.array([5, 1]) / np.sqrt(26)
     expected = mended(clean.own.astype(np.float32) / 255, first, second) * 255
     assert done.action == "restored"
     assert np.abs(done.pixels - expected).max() <= 1

@@ -312,7 +312,7 @@ def _write_sheet(panels: "list[Panel]", path: Path, *, spread: bool) -> None:
     # three of each degradation: small, side by side
     form: dict[str, Any] = {"columns": 3, "tile": (160, 240)} if spread else {"zoom": True}
     pixels = evaluate.draw(panels, **form)
-    image.write(image.from_array(pixels), pixels, path, overwrite=True)
+    image.write(image.from_array(pixels), pixels, path, quality=85, overwrite=True)
 
 
 def _caption(run: "Run") -> "Caption":
