@@ -448,17 +448,8 @@ def test_the_page_stands_alone(daclip: Door, pairs: Path, toy: Path) -> None:
 
 @pytest.mark.slow
 def test_plots_and_sheet_are_written(daclip: Door, pairs: Path, toy: Path, tmp_path: Path) -> None:
-    common = (
-        "evaluate",
-        "--model",
-        toy,
-        "--data",
-        pairs,
-        "--precision",
-        "fp32",
-        "--output",
-        tmp_path / "run",
-    )
+    fixed = ("--precision", "fp32", "--output", tmp_path / "run")
+    common = ("evaluate", "--model", toy, "--data", pairs, *fixed)
     code, _, err = daclip(*common, "--plots", tmp_path / "plots", "--sheet", tmp_path / "sheet.png")
     assert code == 0, err
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
@@ -486,17 +477,8 @@ def test_a_sheet_of_best_median_and_worst(daclip: Door, pairs: Path, toy: Path, 
     for name in ("b", "c", "d"):
         write(pairs / "noisy" / "LQ" / f"{name}.png", scene(7))
         write(pairs / "noisy" / "GT" / f"{name}.png", scene(8))
-    common = (
-        "evaluate",
-        "--model",
-        toy,
-        "--data",
-        pairs,
-        "--only",
-        "noisy",
-        "--sheet",
-        tmp_path / "sheet.png",
-    )
+    drawn = ("--only", "noisy", "--sheet", tmp_path / "sheet.png")
+    common = ("evaluate", "--model", toy, "--data", pairs, *drawn)
     assert daclip(*common, "--spread")[0] == 2
     code, _, err = daclip(*common, "--spread", "--keep", "--output", tmp_path / "run")
     assert code == 0, err

@@ -33,8 +33,15 @@ daclip analyse --captions captions.csv --backbone runs/compact-backbone/model
 """
 
 STUDIES = (
-    *("contexts", "words", "embeddings", "retrieval", "severities", "mixtures", "samplers"),
-    *("results", "curves"),
+    "contexts",
+    "words",
+    "embeddings",
+    "retrieval",
+    "severities",
+    "mixtures",
+    "samplers",
+    "results",
+    "curves",
 )
 
 

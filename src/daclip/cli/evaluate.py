@@ -166,7 +166,7 @@ def command(
     if runs:
         _refuse_measuring()
         joined = evaluate.join(runs, command=shlex.join(given("evaluate", leave_out=_TELLING)))
-        tell(joined.findings, joined.caption, partial(_joined_panels, joined, spread=spread))
+        tell(joined.findings, joined.caption, partial(_joined_panels, joined))
         return 0
     plan = evaluate.Plan(
         models=names,
@@ -196,7 +196,7 @@ def command(
         if run.findings.measurements:
             caption = _caption(run)
             run.conclude(caption)
-            tell(run.findings, caption, partial(_panels, run, spread=spread))
+            tell(run.findings, caption, partial(_panels, run))
             if all(not one.after for one in run.findings.measurements):
                 where = "no folder: name --output to keep them" if output is None else output / "photos"
                 terminal.note(
@@ -238,7 +238,7 @@ def _tell(
     terminal: Terminal,
     findings: "Findings",
     caption: "Caption",
-    pictures: "Callable[[], list[Panel]]",
+    pictures: "Callable[[Mapping[str, str] | None], list[Panel]]",
     *,
     shown: str,
     layout: str,
@@ -249,7 +249,10 @@ def _tell(
     """The table on stdout; plots and pictures where they are wanted."""
     from daclip import evaluate
 
-    panels = pictures() if sheet is not None or layout == "html" else []
+    chosen = None
+    if spread:
+        chosen = evaluate.best_median_worst(findings.measurements, method=next(iter(caption.weights)))
+    panels = pictures(chosen) if sheet is not None or layout == "html" else []
     found = evaluate.results(findings.measurements, findings.features, caption, shown=shown, panels=panels)
     terminal.result(evaluate.FORMATS[layout](found))
     if plots is not None:
@@ -262,26 +265,25 @@ def _tell(
         terminal.note(f"no pictures to show, so no {sheet}")
 
 
-def _panels(run: "Run", *, spread: bool) -> "list[Panel]":
-    """Input, peers, our models and truth of the first measured photo of each degradation, or of three."""
+def _panels(run: "Run", chosen: "Mapping[str, str] | None") -> "list[Panel]":
+    """Input, peers, our models and truth of photos, with their words.
+
+    Args:
+        run: measured.
+        chosen: photos with their words; by default the first measured one of each degradation.
+    """
     from daclip import evaluate
 
     names, models = [*run.weights], len(run.plan.models)
     names = [*names[models:], *names[:models]]
-    shown = {case.name: case.degradation for case in run.shown()}
-    if spread:
-        shown = evaluate.best_median_worst(run.findings.measurements, method=next(iter(run.weights)))
+    shown = {case.name: case.degradation for case in run.shown()} if chosen is None else chosen
     return _panels_of(shown, names, partial(evaluate.picture_path, run.folder))
 
 
-def _joined_panels(joined: "Joined", *, spread: bool) -> "list[Panel]":
+def _joined_panels(joined: "Joined", chosen: "Mapping[str, str] | None") -> "list[Panel]":
     """The same of finished runs: the pictures that they have kept."""
-    from daclip import evaluate
-
-    names, shown = [*joined.caption.weights], joined.shown
-    if spread:
-        shown = evaluate.best_median_worst(joined.findings.measurements, method=names[0])
-    return _panels_of(shown, names, joined.picture)
+    shown = joined.shown if chosen is None else chosen
+    return _panels_of(shown, list(joined.caption.weights), joined.picture)
 
 
 def _panels_of(
@@ -362,7 +364,7 @@ def _refuse_measuring() -> None:
     for parameter in context.command.params:
         key = parameter.name or ""
         is_given = context.get_parameter_source(key) is ParameterSource.COMMANDLINE
-        if is_given and key not in ("runs", "shown", "layout", "plots", "sheet", "spread", *_SPEECH):
+        if is_given and key not in ("runs", "shown", *_DRAWING, *_SPEECH):
             raise UsageError(
                 f"{parameter.opts[0]} beside finished runs",
                 hint="they are shown as they were measured; leave RUN... out to measure",
@@ -370,7 +372,8 @@ def _refuse_measuring() -> None:
 
 
 _SPEECH = ("quiet", "verbose", "color")
-_TELLING = ("layout", "sheet", "spread", "plots", "output", "keep", "workers")
+_DRAWING = ("layout", "sheet", "spread", "plots")
+_TELLING = (*_DRAWING, "output", "keep", "workers")
 """Flags that change how a table is told or made, and not what it says."""
 
 

@@ -105,18 +105,20 @@ def filled(
 ) -> Float[Tensor, "b 3 h w"]:
     """The photo with what the trusted pixels say in place of those that something hides."""
     with torch.autocast(mu.device.type, enabled=False):
-        frame = (0, -mu.shape[-1] % 2**DEPTH, 0, -mu.shape[-2] % 2**DEPTH)
-        around = push_pull(padded(mu).float(), F.pad(trust, frame))  # what is beyond the photo says nothing
+        # what is beyond the photo says nothing
+        around = push_pull(padded(mu).float(), padded(trust, mode="constant"))
         around = around[..., : mu.shape[-2], : mu.shape[-1]]
         return torch.addcmul(mu, hides, around - mu)
 
 
-def padded(x: Float[Tensor, "b c h w"], multiple: int = 2**DEPTH) -> Float[Tensor, "b c i j"]:
+def padded(
+    x: Float[Tensor, "b c h w"], multiple: int = 2**DEPTH, *, mode: str = "replicate"
+) -> Float[Tensor, "b c i j"]:
     """With the last column and row again at the right and below, to sides that divide by `multiple`.
 
-    Zeros would be a black frame, which networks that learn on whole cuts have never seen.
+    Zeros (mode `constant`) would be a black frame, which networks that learn on whole cuts have never seen.
     """
-    return F.pad(x, (0, -x.shape[-1] % multiple, 0, -x.shape[-2] % multiple), mode="replicate")
+    return F.pad(x, (0, -x.shape[-1] % multiple, 0, -x.shape[-2] % multiple), mode=mode)
 
 
 def same_pixels(mu: Float[Tensor, "b 3 h w"], clean: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:

@@ -51,10 +51,8 @@ class Veil(nn.Module):
 
     def listen(self, text: Float[Tensor, "d"], *, scale: float, bias: float) -> None:
         """Take the encoder's word for haze: its text embedding, and the rule that makes it a probability."""
-        cosine = (
-            text / text.norm() / len(text) ** 0.5
-        )  # of a direction whose numbers are 1 in the square mean
-        self.direction.copy_(scale * cosine)
+        # the numbers of `told` are 1 in the square mean
+        self.direction.copy_(scale * text / text.norm() / len(text) ** 0.5)
         self.bias.fill_(bias)
 
     def forward(
