@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from daclip import checkpoints, cli
+from daclip import checkpoints, cli, detect
 from daclip.errors import DataError, ModelError, UsageError
 from daclip.evaluate import analysis
-from daclip.evaluate.analysis import STUDIES, Subject
+from daclip.evaluate.analysis import STUDIES, Subject, context, encoder, training
 from daclip.evaluate.cases import files_sha256
 from daclip.models import read_config
 from toy_model import write_toy_model
@@ -76,7 +76,7 @@ def test_a_context_is_what_its_name_says(model: Path, photos: Path) -> None:
     own = subject.embed(photo)
     middle = analysis.Embeddings(content=own.content * 0, degradation=own.degradation * 0)
     known = list(subject.restorer.folder.texts.names[:10])
-    found = analysis._contexts_of(subject, "noisy", photo, clean, own, middle, known)
+    found = context._contexts_of(subject, "noisy", photo, clean, own, middle, known)
     np.testing.assert_array_equal(found["degradation only"].content, middle.content)
     np.testing.assert_array_equal(found["content only"].degradation, middle.degradation)
     texts = subject.restorer.folder.texts
@@ -103,14 +103,14 @@ def test_neighbours_and_projection_of_known_points() -> None:
     rng = np.random.default_rng(0)
     corners = np.repeat(np.eye(5)[:3], 6, axis=0) + rng.normal(0, 0.01, (18, 5))
     labels = np.repeat(["a", "b", "c"], 6)
-    unit = analysis.detect.unit(corners.astype(np.float32))
-    assert analysis._neighbours_agree(unit, labels) == 1
-    assert analysis._neighbours_agree(unit, np.array(list("abc" * 6))) < 0.7
-    flat = analysis.pca(unit)
+    unit = detect.unit(corners.astype(np.float32))
+    assert encoder._neighbours_agree(unit, labels) == 1
+    assert encoder._neighbours_agree(unit, np.array(list("abc" * 6))) < 0.7
+    flat = encoder.pca(unit)
     assert flat.shape == (18, 2)
     # three corners lie in a plane: hardly anything is lost
     assert np.square(flat).sum() == pytest.approx(np.square(unit - unit.mean(0)).sum(), rel=0.01)
-    assert analysis.pca(np.zeros((1, 4), np.float32)).shape == (1, 2)
+    assert encoder.pca(np.zeros((1, 4), np.float32)).shape == (1, 2)
 
 
 @pytest.mark.slow
@@ -132,14 +132,14 @@ def test_a_photo_finds_its_caption(model: Path, photos: Path, tmp_path: Path) ->
     captions.write_text(
         "\n".join(["file,split,caption1,caption2", *lines, f"{lines[0]}".replace("val", "train")])
     )
-    assert [len(own) for _, own in analysis.read_captions(captions)] == [2, 2]
+    assert [len(own) for _, own in encoder.read_captions(captions)] == [2, 2]
     subject = Subject(model=str(model), captions=captions, limit=2)
     rows = cells(analysis.retrieval(subject))
     assert len(rows) == 11
     assert {row["controlled R@10"] for row in rows.values()} == {"100%"}, "four captions, ten places"
     (tmp_path / "empty.csv").write_text("file,caption1\n")
     with pytest.raises(DataError, match="no photos with captions"):
-        analysis.read_captions(tmp_path / "empty.csv")
+        encoder.read_captions(tmp_path / "empty.csv")
 
 
 def test_captions_need_a_text_tower(photos: Path) -> None:
@@ -181,7 +181,7 @@ def test_curves_of_a_log_with_steps_done_again(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     log = tmp_path / "a" / "log.jsonl"
     log.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 150, "lo')
-    assert [line["loss"] for line in analysis.read_log(log) if "loss" in line] == [2.0, 1.0]
+    assert [line["loss"] for line in training.read_log(log) if "loss" in line] == [2.0, 1.0]
     study = analysis.curves(Subject(runs=(tmp_path / "a",)))
     assert cells(study)["a"] == {
         "run": "a",
