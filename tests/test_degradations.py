@@ -13,17 +13,24 @@ import skimage.data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daclip import cli, degradations
+from daclip import cli
 from daclip.degradations import (
     DEGRADE,
     PAPER,
     PHYSICAL_ORDER,
     WILD_IR_NAMES,
+    blur,
     degrade,
+    haze,
+    holes,
+    jpeg,
     mixture,
     replay,
+    sensor,
+    shadow,
     to_linear,
     to_stored,
+    weather,
     wild,
     wild_ir,
 )
@@ -236,7 +243,7 @@ def test_blur_shifts_nothing_and_keeps_the_light():
     dot[48:53, 48:53] = 1
     y, x = np.mgrid[:101, :101]
     for seed in range(12):
-        pixels, parameters = degradations.motion_blurry(dot, 0.5, seeded(seed))
+        pixels, parameters = blur.motion_blurry(dot, 0.5, seeded(seed))
         if parameters["noise_8bit"] > 0.3 or parameters["kind"] == "object":
             continue
         light = to_linear(np.clip(pixels, 0, 1)).mean(axis=2)
@@ -248,14 +255,14 @@ def test_blur_shifts_nothing_and_keeps_the_light():
 
 def test_haze_draws_every_pixel_towards_the_airlight():
     clean = crops()[0]
-    pixels, parameters = degradations.hazy(clean, 0.6, seeded(1))
+    pixels, parameters = haze.hazy(clean, 0.6, seeded(1))
     airlight = np.array(parameters["airlight"], np.float32)
     assert (np.abs(airlight - pixels) <= np.abs(airlight - clean) + 1e-3).all()
 
 
 def test_jpeg_is_the_coders_own_output_at_the_quality_of_the_severity():
     clean = crops()[0]
-    pixels, parameters = degradations.jpeg_compressed(clean, 0.77, seeded())
+    pixels, parameters = jpeg.jpeg_compressed(clean, 0.77, seeded())
     assert parameters["quality"] == 10
     flags = [
         cv2.IMWRITE_JPEG_QUALITY,
@@ -279,7 +286,7 @@ def test_low_light_is_as_dark_as_real_photos():
 def test_camera_noise_is_correlated_like_that_of_cameras():
     flat = np.full((128, 128, 3), 0.45, np.float32)
     for seed in range(5):
-        noise = degradations._camera_noise(flat, 0.3, seeded(seed))[0] - flat
+        noise = sensor._camera_noise(flat, 0.3, seeded(seed))[0] - flat
         noise -= noise.mean(axis=(0, 1))
         beside = float((noise[:, 1:] * noise[:, :-1]).mean() / (noise**2).mean())
         assert 0.4 < beside < 0.85
@@ -290,7 +297,7 @@ def test_camera_noise_is_correlated_like_that_of_cameras():
 def test_additive_rain_only_brightens():
     clean = crops()[0]
     for seed in range(10):
-        pixels, parameters = degradations.rainy(clean, 0.9, seeded(seed))
+        pixels, parameters = weather.rainy(clean, 0.9, seeded(seed))
         if parameters["kind"] == "additive":
             assert (pixels >= clean).all()
             return
@@ -299,7 +306,7 @@ def test_additive_rain_only_brightens():
 
 def test_a_shadow_takes_light_where_there_is_light_and_is_bluer():
     for seed, clean in enumerate(crops()):
-        pixels, parameters = degradations.shadowed(clean, 0.8, seeded(seed))
+        pixels, parameters = shadow.shadowed(clean, 0.8, seeded(seed))
         gain = to_linear(pixels).sum() / to_linear(clean).sum()
         assert 0.3 < gain < 0.98
         red, green, blue = parameters["light_left"]
@@ -310,7 +317,7 @@ def test_most_missing_parts_are_white_and_all_missing_parts_are_flat_or_noise():
     clean = crops()[0] * 0.9
     fills = []
     for seed in range(60):
-        pixels, parameters = degradations.uncompleted(clean, 0.6, seeded(seed))
+        pixels, parameters = holes.uncompleted(clean, 0.6, seeded(seed))
         gone = (pixels != clean).any(axis=2)
         assert gone.mean() == pytest.approx(parameters["missing"], abs=0.01)
         fills.append(parameters["fill"])
