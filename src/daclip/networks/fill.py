@@ -11,11 +11,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from daclip.networks.where_needed import where_needed
+
 DEPTH = 7
 """Levels of the pyramid: holes up to 2 ** 7 pixels wide are filled from around."""
 
 _HELPS, _SEEN = 0.6, 0.3
 """Something hides a photo if filling leaves so much of its error, or less, and so much of it can be seen."""
+
+_AJAR = 0.05
+"""A gate that is less open than this is closed."""
 
 
 class Fill(nn.Module):
@@ -54,8 +59,10 @@ class Fill(nn.Module):
             mu: the photo.
             told: direction of the degradation embedding.
         """
-        hidden, gate = self._logits(mu, told)
-        return self.without_hidden(mu, hidden, gate)
+        gate = None if told is None else self._gate(told)
+        if gate is None:
+            return self._uncovered(mu, told)
+        return where_needed(self._uncovered, _opened(gate) > 0, mu, told)
 
     def lesson(
         self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"] | None, clean: Float[Tensor, "b 3 h w"]
@@ -86,8 +93,16 @@ class Fill(nn.Module):
         coarse = coarse + F.relu(self.conv(coarse) + word)
         coarse = coarse + F.relu(self.wide(coarse))
         hidden = F.pixel_shuffle(self.tail(F.relu(x + self.up(coarse))), 2)[..., :height, :width]
-        gate = None if self.gate is None or told is None else self.gate(told)[:, 0].float()
-        return hidden.float(), gate
+        return hidden.float(), None if told is None else self._gate(told)
+
+    def _gate(self, told: Float[Tensor, "b d"]) -> Float[Tensor, "b"] | None:
+        """The logit of its opening, by what the network is told."""
+        return None if self.gate is None else self.gate(told)[:, 0].float()
+
+    def _uncovered(
+        self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"] | None
+    ) -> Float[Tensor, "b 3 h w"]:
+        return self.without_hidden(mu, *self._logits(mu, told))
 
     def without_hidden(
         self, mu: Float[Tensor, "b 3 h w"], hidden: Float[Tensor, "b 1 h w"], gate: Float[Tensor, "b"] | None
@@ -95,9 +110,14 @@ class Fill(nn.Module):
         """The photo, filled where both say so, by their logits."""
         hides = hidden.sigmoid()
         if gate is not None:
-            hides = hides * gate.sigmoid()[:, None, None, None]
+            hides = hides * _opened(gate)[:, None, None, None]
         # what is in doubt is not trusted: a tenth of the middle of a hole would outweigh its border
         return filled(mu, hides, (1 - hides) ** 4)
+
+
+def _opened(gate: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    """How far the gate is open, by its logit: exactly 0 where what it would let through is not seen."""
+    return F.threshold(gate.sigmoid(), _AJAR, 0.0)
 
 
 def filled(
