@@ -30,14 +30,17 @@ def views(photo: Photo, side: int, *, crops: int = 4) -> Float32[np.ndarray, "n 
 
     The shrunk photo is seen as one square, or several along its long side so that the ends are seen too.
     Noise, JPEG blocks and rain vanish when a photo shrinks; `crops` squares spread evenly over it show them.
-    Photos smaller than `side` are mirrored at their edges to fill a crop. One photo, always the same views.
+    Photos smaller than `side` are mirrored at their edges to fill a crop: enlarged, they look blurry. One
+    photo, always the same views.
     """
-    height, width = shortest_side(photo.height, photo.width, side)
-    squares = min(_MOST_SQUARES, math.ceil(max(height, width) / side - 0.25))
-    whole = [
-        window(photo, height, width, top=top, left=left, side=side)
-        for top, left in zip(_spread(height, side, squares), _spread(width, side, squares), strict=True)
-    ]
+    whole: list[Float32[np.ndarray, "{side} {side} 3"]] = []
+    if min(photo.height, photo.width) < side:
+        crops = max(crops, 1)
+    else:
+        height, width = shortest_side(photo.height, photo.width, side)
+        squares = min(_MOST_SQUARES, math.ceil(max(height, width) / side - 0.25))
+        places = zip(_spread(height, side, squares), _spread(width, side, squares), strict=True)
+        whole = [window(photo, height, width, top=top, left=left, side=side) for top, left in places]
     parts = [
         _part(photo, side, top, left) for top, left in _crop_places(photo.height, photo.width, side, crops)
     ]

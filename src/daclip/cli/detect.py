@@ -28,7 +28,7 @@ SCHEMA = "daclip.detect/1"
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
-    help="What counts as found; darkness needs 0.7 or more.",
+    help="What counts as found; darkness needs 0.82 or more.",
 )
 @click.option("--views", type=click.Choice(["many", "centre"]), default="many", help="centre: as published.")
 @engine_options
