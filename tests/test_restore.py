@@ -237,6 +237,34 @@ def test_a_doubtful_word_is_not_treated_and_the_network_told_the_others(
     assert np.abs(own - words).max() > 0.01
 
 
+def test_words_are_told_beside_what_the_photo_shows_where_the_model_says_so(
+    restorer: Restorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not where the photo shows damage that is not to be treated: there the words alone are told."""
+    told: list[np.ndarray] = []
+    config = replace(restorer.folder.config, word_share=0.25)
+    sharing = Restorer(replace(restorer.folder, config=config), precision="fp32")
+    predict = sharing.engine.predict_clean
+
+    def watched(mu: np.ndarray, content: np.ndarray, degradation: np.ndarray) -> np.ndarray:
+        told.append(degradation)
+        return predict(mu, content, degradation)
+
+    monkeypatch.setattr(sharing.engine, "predict_clean", watched)
+    photo, seen = dark(), sharing.encode(dark())
+    own, texts = sharing.condition(seen).degradation, sharing.folder.texts
+    found = detect(seen.degradation, texts).found
+    other = next(name for name in texts.names if name not in (*found, "clean"))
+    for task in ("auto", [*found], [*found, other], other):
+        sharing.restore(photo, embeddings=seen, task=task)
+    length = float(np.linalg.norm(own))
+    turned = 0.75 * own + 0.25 * of_words([*found, other], texts, length=length)
+    np.testing.assert_array_equal(told[0], own)
+    np.testing.assert_array_equal(told[1], own)
+    np.testing.assert_allclose(told[2], turned / np.linalg.norm(turned) * length, rtol=1e-5)
+    np.testing.assert_array_equal(told[3], of_words([other], texts, length=length))
+
+
 def test_embeddings_can_be_given_and_then_nothing_is_encoded(restorer: Restorer) -> None:
     clean = image.from_array(scene(60, 60))
     given = Embeddings(

@@ -125,3 +125,11 @@ def of_words(names: Sequence[str], texts: ClassTexts, *, length: float) -> Float
     """A degradation embedding that words stand for: the mean of their unit text embeddings, made so long."""
     rows = unit(np.stack([texts.embeddings[texts.names.index(name)] for name in names]))
     return (unit(rows.mean(axis=0, keepdims=True)) * length).astype(np.float32)
+
+
+def turned(
+    own: Float32[np.ndarray, "1 d"], words: Float32[np.ndarray, "1 d"], *, share: float
+) -> Float32[np.ndarray, "1 d"]:
+    """A degradation embedding turned towards that of words by a share of the way, in its own length."""
+    direction = unit((1 - share) * unit(own) + share * unit(words))
+    return (direction * np.linalg.norm(own)).astype(np.float32)

@@ -48,6 +48,8 @@ class ModelConfig:
         times: of its calls, the first the latest; empty: `steps` calls at even distances.
         view_side, mean, std: side in pixels and normalisation of what the encoder sees.
         texts: the words the model knows, with embeddings.
+        word_share: of words that are named, but not found, in what a restorer is told; the rest is what the
+            photo itself shows. 1: the words alone.
         multiple: tile sides the network likes, in pixels.
         overlap: pixels of context a tile needs around it.
         bytes_per_pixel: working memory of the restorer per pixel of a tile, measured.
@@ -67,6 +69,7 @@ class ModelConfig:
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     texts: ClassTexts | None = None
+    word_share: float = 1.0
     multiple: int = 16
     overlap: int = 32
     bytes_per_pixel: int = 2000

@@ -230,10 +230,7 @@ class Restorer:
         if together == 0:
             return _unchanged(photo, run, "strength is 0", found)
         condition = self.condition(seen)
-        # what the photo itself shows of its damage says more than words do, where it shows that and no other
-        if set(names) != {*found.found, *found.doubtful}:
-            length = float(np.linalg.norm(condition.degradation))
-            condition = replace(condition, degradation=detection.of_words(names, texts, length=length))
+        condition = replace(condition, degradation=self._told(condition.degradation, names, found))
         full, notes = self._in_tiles(photo, condition, run, mask=mask, side=side, on_progress=on_progress)
         return Restored(
             photo=photo,
@@ -272,6 +269,21 @@ class Restorer:
             "on_progress": on_progress,
         }
         return _as_it_came(photo, lambda one: self.restore(one, **options))
+
+    def _told(
+        self, own: Float32[np.ndarray, "1 d"], names: Sequence[str], found: Detection
+    ) -> Float32[np.ndarray, "1 d"]:
+        """What the network is told of the damage that is treated.
+
+        What the photo itself shows, where that is what is found; else the words. Beside them what the photo
+        shows, too, for it says how strong the damage is, unless that is damage which is not to be treated.
+        """
+        shown = {*found.found, *found.doubtful}
+        if shown == set(names):
+            return own
+        words = detection.of_words(names, self.folder.texts, length=float(np.linalg.norm(own)))
+        share = self.folder.config.word_share if shown <= set(names) else 1.0
+        return words if share == 1 else detection.turned(own, words, share=share)
 
     def _run(self, sampler: str | None, steps: int | None, seed: int) -> "_Run":
         """The settings that turn into pixels, checked against the kind of model."""

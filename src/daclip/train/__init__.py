@@ -346,6 +346,7 @@ def restorer_parts(run: RestorerRun) -> Parts:
         mean=encoder.mean,
         std=encoder.std,
         texts=found.texts if found.source == "folder" else None,
+        word_share=_WORD_SHARE,
         multiple=network.multiple if isinstance(network.multiple, int) else 16,
         bytes_per_pixel=_bytes_per_pixel(run),
         overlap=_overlap(run),
@@ -371,6 +372,10 @@ def restorer_parts(run: RestorerRun) -> Parts:
         return checkpoints.Model(daclip=seeing, network=network, config=config)
 
     return job, model
+
+
+_WORD_SHARE = 0.4
+"""With more, damage that is weak is treated as if it were strong."""
 
 
 def _network(run: RestorerRun) -> tuple[RestorerRun, nn.Module]:
