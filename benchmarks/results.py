@@ -18,14 +18,14 @@ from pathlib import Path
 
 _MODELS = "--model compact --model compact-sde"
 _METRICS = "--metrics psnr,ssim,lpips --metric-weights {data}/weights"
-_PAPER = f"{_MODELS} --settings paper {_METRICS}"
+_PAPER = f"--settings paper {_METRICS}"
 
 RUNS = {
     "wild": f"{_MODELS} --photos {{data}}/tests/cbsd68 --severity 0.7 --limit {{few}} --keep {_METRICS}",
     "pairs": f"{_MODELS} --peer classics --data {{data}}/pairs {_METRICS}",
-    "paper": f"{_PAPER} --photos {{data}}/tests/cbsd68 --limit {{few}} --protocol rgb-crop4",
-    "noisy": f"{_PAPER} --photos {{data}}/tests/cbsd68 --only noisy",
-    "jpeg": f"{_PAPER} --photos {{data}}/tests/live1 --only jpeg-compressed",
+    "paper": f"{_MODELS} {_PAPER} --photos {{data}}/tests/cbsd68 --limit {{few}} --protocol rgb-crop4",
+    "noisy": f"--model compact {_PAPER} --photos {{data}}/tests/cbsd68 --only noisy",
+    "jpeg": f"--model compact {_PAPER} --photos {{data}}/tests/live1 --only jpeg-compressed",
     "clean": f"{_MODELS} --photos {{data}}/tests/cbsd68 --only clean {_METRICS}",
 }
 """What is measured, by the name of its folder."""
@@ -59,8 +59,9 @@ SECTIONS = (
 INTRODUCTION = """# Results
 
 Made by `python benchmarks/results.py {data} > docs/results.md`: each table by the commands above it.
-Nothing here was trained on. Two things were chosen with some of these photos in sight: the times of the
-calls of `compact-sde`, and how sure darkness must be to be treated (docs/decisions.md). CBSD68 and LIVE1 are
+Nothing here was trained on. Three things were chosen with some of these photos in sight: the times of the
+calls of `compact-sde`, how sure darkness must be to be treated, and the share of older weights in `compact`
+(docs/decisions.md). CBSD68 and LIVE1 are
 the usual test sets; the pairs are public demo pairs of other projects (`{data}` is where this project's test
 photos lie; use your own copies). `compact` is faithful, `compact-sde` realistic; `classics` are methods of
 OpenCV, told what is wrong: non-local means for noise, the dark channel for haze, CLAHE for darkness, Telea's
@@ -80,7 +81,7 @@ class Places:
 
     def measure(self, run: str) -> list[str]:
         """The command that measures a run; run again, it does what is missing."""
-        words = shlex.split(RUNS[run].format(data=self.data, few=self.limit or 16))
+        words = shlex.split(RUNS[run].format(data=self.data, few=self.limit or 8))
         if self.limit is not None and "--limit" not in words:
             words += ["--limit", str(self.limit)]
         return ["daclip", "evaluate", *words, "--output", f"{self.runs}/{run}", "--workers", "2", "--quiet"]

@@ -59,8 +59,7 @@ class Fill(nn.Module):
             mu: the photo.
             told: direction of the degradation embedding.
         """
-        gate = None if told is None else self._gate(told)
-        if gate is None:
+        if told is None or (gate := self._gate(told)) is None:
             return self._uncovered(mu, told)
         return where_needed(self._uncovered, _opened(gate) > 0, mu, told)
 
