@@ -16,17 +16,17 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-_MODELS = "--model compact --model compact-sde"
+_BOTH = "--model compact --model compact-sde"
 _METRICS = "--metrics psnr,ssim,lpips --metric-weights {data}/weights"
-_PAPER = f"--settings paper {_METRICS}"
+_PAPER = f"--model compact --settings paper {_METRICS}"
 
 RUNS = {
-    "wild": f"{_MODELS} --photos {{data}}/tests/cbsd68 --severity 0.7 --limit {{few}} --keep {_METRICS}",
-    "pairs": f"{_MODELS} --peer classics --data {{data}}/pairs {_METRICS}",
-    "paper": f"{_MODELS} {_PAPER} --photos {{data}}/tests/cbsd68 --limit {{few}} --protocol rgb-crop4",
-    "noisy": f"--model compact {_PAPER} --photos {{data}}/tests/cbsd68 --only noisy",
-    "jpeg": f"--model compact {_PAPER} --photos {{data}}/tests/live1 --only jpeg-compressed",
-    "clean": f"{_MODELS} --photos {{data}}/tests/cbsd68 --only clean {_METRICS}",
+    "wild": f"{_BOTH} --photos {{data}}/tests/cbsd68 --severity 0.7 --limit {{few}} --keep {_METRICS}",
+    "pairs": f"--model compact --peer classics --data {{data}}/pairs {_METRICS}",
+    "paper": f"{_PAPER} --photos {{data}}/tests/cbsd68 --limit {{few}} --protocol rgb-crop4",
+    "noisy": f"{_PAPER} --photos {{data}}/tests/cbsd68 --only noisy",
+    "jpeg": f"{_PAPER} --photos {{data}}/tests/live1 --only jpeg-compressed",
+    "clean": f"{_BOTH} --photos {{data}}/tests/cbsd68 --only clean {_METRICS}",
 }
 """What is measured, by the name of its folder."""
 

@@ -2,12 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import onnx
 import pytest
@@ -18,7 +16,6 @@ from daclip.errors import ModelError, UsageError
 from daclip.export import export
 from daclip.models import ModelConfig, read_config
 from daclip.networks.conditioning import TONES
-from daclip.networks.drunet import DRUNet
 from daclip.restore import Restorer
 from test_models import hub_cache_with
 from toy_training import DRUNET, NETWORK, VIT, toy_encoder, write_encoder
@@ -72,14 +69,6 @@ def diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def shapes_unchecked() -> Iterator[None]:
-    """A branch is traced whole, and checks of shapes would note outside of it what they saw."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 def random(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random(shape, dtype=np.float32)
 
@@ -105,44 +94,6 @@ def test_a_one_pass_graph_computes_what_torch_does_at_any_size_and_batch(one_pas
         assert np.abs(wanted - mu).max() > 1e-2
 
 
-@pytest.mark.usefixtures("shapes_unchecked")
-@pytest.mark.parametrize("name", ENGINES)
-def test_a_graph_leaves_out_parts_that_no_photo_needs(tmp_path: Path, name: str) -> None:
-    """Each part is a branch; whatever opens or closes them, the graph computes what torch does."""
-    folder = write_model(
-        tmp_path / "model", {**DRUNET, "tone": True, "fill": True, "veil": True}, dtype="float32"
-    )
-    model = checkpoints.load(models.find(folder))
-    network = model.network
-    assert isinstance(network, DRUNet)
-    assert network.fill is not None
-    assert network.fill.gate is not None
-    assert network.veil is not None
-    words = torch.eye(24)
-    with torch.no_grad():
-        network.fill.gate.weight.copy_(3 * words[:1])
-        network.fill.gate.bias.fill_(-5.0)
-        network.fill.tail.bias.fill_(0.0)
-    network.veil.listen(words[1], scale=40.0, bias=-10.0)
-    checkpoints.save_pretrained(model, folder)
-    export(folder)
-    graph = onnx.load(folder / "restorer.onnx", load_external_data=False).graph
-    branches = [{part.name: part.g for part in node.attribute} for node in graph.node if node.op_type == "If"]
-    assert [len(each["else_branch"].node) for each in branches] == [1, 1]
-    assert not any(node.metadata_props for each in branches for node in each["then_branch"].node)
-    running, reference = engines(folder, name)
-    mu, content = random(1, 3, 40, 56), 0.5 + random(1, 24 + TONES, seed=1)
-    answers: list[np.ndarray] = []
-    for said in (words[2], words[0], words[1], words[0] + words[1]):
-        degradation = said[None].numpy()
-        answers.append(running.predict_clean(mu, content, degradation))
-        assert_near(answers[-1], reference.predict_clean(mu, content, degradation))
-    both = np.concatenate([words[2:3].numpy(), words[:1].numpy()])
-    together = running.predict_clean(mu.repeat(2, 0), content.repeat(2, 0), both)
-    assert_near(together, np.concatenate(answers[:2]))
-
-
-@pytest.mark.usefixtures("shapes_unchecked")
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_restorer_is_told_the_tone_of_the_whole_photo(tmp_path: Path, name: str) -> None:
     """Every tile is told the same, and a network that reads it answers to it."""

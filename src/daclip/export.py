@@ -180,8 +180,7 @@ def _write(graph: _Graph, found: ModelFolder) -> None:
     )
     assert program is not None
     proto = program.model_proto
-    del proto.metadata_props[:]
-    _forget_origin(proto.graph)
+    _forget_origin(proto)
     _share_weights(proto, found.path / WEIGHTS)
     target = found.path / f"{graph.name}.onnx"
     unfinished = target.with_suffix(".part")
@@ -189,18 +188,14 @@ def _write(graph: _Graph, found: ModelFolder) -> None:
     unfinished.replace(target)
 
 
-def _forget_origin(graph: onnx.GraphProto) -> None:
-    """Drop the exporter's notes: stack traces, with paths of this machine, in every node, branches too."""
-    del graph.metadata_props[:]
-    for each in (*graph.node, *graph.value_info, *graph.input, *graph.output):
+def _forget_origin(model: onnx.ModelProto) -> None:
+    """Drop the exporter's notes: stack traces, with paths of this machine, in every node."""
+    del model.metadata_props[:], model.graph.metadata_props[:]
+    for each in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
         del each.metadata_props[:]
         each.doc_string = ""
-    for tensor in graph.initializer:
+    for tensor in model.graph.initializer:
         del tensor.metadata_props[:]
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _forget_origin(attribute.g)
 
 
 def _share_weights(model: onnx.ModelProto, weights: Path) -> None:

@@ -11,8 +11,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from daclip.networks.where_needed import where_needed
-
 DEPTH = 7
 """Levels of the pyramid: holes up to 2 ** 7 pixels wide are filled from around."""
 
@@ -59,9 +57,8 @@ class Fill(nn.Module):
             mu: the photo.
             told: direction of the degradation embedding.
         """
-        if told is None or (gate := self._gate(told)) is None:
-            return self._uncovered(mu, told)
-        return where_needed(self._uncovered, _opened(gate) > 0, mu, told)
+        hidden, gate = self._logits(mu, told)
+        return self.without_hidden(mu, hidden, gate)
 
     def lesson(
         self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"] | None, clean: Float[Tensor, "b 3 h w"]
@@ -92,16 +89,8 @@ class Fill(nn.Module):
         coarse = coarse + F.relu(self.conv(coarse) + word)
         coarse = coarse + F.relu(self.wide(coarse))
         hidden = F.pixel_shuffle(self.tail(F.relu(x + self.up(coarse))), 2)[..., :height, :width]
-        return hidden.float(), None if told is None else self._gate(told)
-
-    def _gate(self, told: Float[Tensor, "b d"]) -> Float[Tensor, "b"] | None:
-        """The logit of its opening, by what the network is told."""
-        return None if self.gate is None else self.gate(told)[:, 0].float()
-
-    def _uncovered(
-        self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"] | None
-    ) -> Float[Tensor, "b 3 h w"]:
-        return self.without_hidden(mu, *self._logits(mu, told))
+        gate = None if self.gate is None or told is None else self.gate(told)[:, 0].float()
+        return hidden.float(), gate
 
     def without_hidden(
         self, mu: Float[Tensor, "b 3 h w"], hidden: Float[Tensor, "b 1 h w"], gate: Float[Tensor, "b"] | None

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from daclip.networks.conditioning import TONES
-from daclip.networks.where_needed import where_needed
 
 _REDUCED = 4
 _PATCH = 9
@@ -69,8 +68,7 @@ class Veil(nn.Module):
         with torch.autocast(mu.device.type, enabled=False):
             strength = _MOST * F.threshold(self.probability(told), _DOUBT, 0.0)
             shape = (-1, 1, 1, 1)
-            given = (mu.float(), strength.reshape(shape), white.float().reshape(shape))
-            return where_needed(without_veil, strength > 0, *given)
+            return without_veil(mu.float(), strength.reshape(shape), white.float().reshape(shape))
 
     def probability(self, told: Float[Tensor, "b d"]) -> Float[Tensor, "b"]:
         """That the photo is hazy, as the encoder says it."""
