@@ -74,7 +74,7 @@ def test_a_context_is_what_its_name_says(model: Path, photos: Path) -> None:
     photo, clean = case.read()
     assert clean is not None
     own = subject.embed(photo)
-    middle = analysis.Embeddings(content=own.content * 0, degradation=own.degradation * 0)
+    middle = detect.Embeddings(content=own.content * 0, degradation=own.degradation * 0)
     known = list(subject.restorer.folder.texts.names[:10])
     found = context._contexts_of(subject, "noisy", photo, clean, own, middle, known)
     np.testing.assert_array_equal(found["degradation only"].content, middle.content)
