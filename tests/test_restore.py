@@ -213,17 +213,23 @@ def test_raising_in_progress_cancels(restorer: Restorer) -> None:
         restorer.restore(dark(), on_progress=cancel)
 
 
-def test_a_doubtful_word_is_not_treated_and_the_network_told_the_others(
-    restorer: Restorer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def watched(restorer: Restorer, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """What its network is told of the damage from now on."""
     told: list[np.ndarray] = []
     predict = restorer.engine.predict_clean
 
-    def watched(mu: np.ndarray, content: np.ndarray, degradation: np.ndarray) -> np.ndarray:
+    def listening(mu: np.ndarray, content: np.ndarray, degradation: np.ndarray) -> np.ndarray:
         told.append(degradation)
         return predict(mu, content, degradation)
 
-    monkeypatch.setattr(restorer.engine, "predict_clean", watched)
+    monkeypatch.setattr(restorer.engine, "predict_clean", listening)
+    return told
+
+
+def test_a_doubtful_word_is_not_treated_and_the_network_told_the_others(
+    restorer: Restorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = watched(restorer, monkeypatch)
     photo, seen = dark(), restorer.encode(dark())
     found = detect(seen.degradation, restorer.folder.texts)
     restorer.restore(photo, embeddings=seen)
@@ -241,16 +247,9 @@ def test_words_are_told_beside_what_the_photo_shows_where_the_model_says_so(
     restorer: Restorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not where the photo shows damage that is not to be treated: there the words alone are told."""
-    told: list[np.ndarray] = []
     config = replace(restorer.folder.config, word_share=0.25)
     sharing = Restorer(replace(restorer.folder, config=config), precision="fp32")
-    predict = sharing.engine.predict_clean
-
-    def watched(mu: np.ndarray, content: np.ndarray, degradation: np.ndarray) -> np.ndarray:
-        told.append(degradation)
-        return predict(mu, content, degradation)
-
-    monkeypatch.setattr(sharing.engine, "predict_clean", watched)
+    told = watched(sharing, monkeypatch)
     photo, seen = dark(), sharing.encode(dark())
     own, texts = sharing.condition(seen).degradation, sharing.folder.texts
     found = detect(seen.degradation, texts).found

@@ -162,12 +162,12 @@ class Restorer:
 
         Where it is told the tone, that follows the content embedding in its row.
         """
-        content = _mean(seen.content)
+        content = mean_of_views(seen.content)
         if (self.folder.config.network or {}).get("tone"):
             if seen.tone is None:
                 raise UsageError("embeddings without the tone of the photo", hint="take those of encode()")
             content = np.concatenate([content, seen.tone], axis=1)
-        return Embeddings(content=content, degradation=_mean(seen.degradation))
+        return Embeddings(content=content, degradation=mean_of_views(seen.degradation))
 
     def detect(self, photo: Any, *, threshold: float = 0.5, views: View = "many") -> Detection:
         """What is wrong with a photo; kinds of photo as for `restore`."""
@@ -564,7 +564,7 @@ def _unchanged(photo: Photo, run: _Run, reason: str, found: Detection | None) ->
     )
 
 
-def _mean(vectors: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "1 d"]:
+def mean_of_views(vectors: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "1 d"]:
     """The mean of the views in direction and in length.
 
     The restorer is trained on single, un-normalised views; a plain mean would be shorter than any of them.

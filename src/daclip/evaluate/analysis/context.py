@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from daclip import checkpoints, image
 from daclip.detect import Embeddings
-from daclip.evaluate.analysis.subject import One, Study, Subject, averaged, gain_over, has_weights, read_truth
+from daclip.evaluate.analysis.subject import One, Study, Subject, gain_over, has_weights, read_truth
 from daclip.evaluate.tables import (
     Table,
     bootstrap,
@@ -20,7 +20,7 @@ from daclip.evaluate.tables import (
 )
 from daclip.image import Photo
 from daclip.metrics import Pixels8
-from daclip.restore import Restorer
+from daclip.restore import Restorer, mean_of_views
 from daclip.vocabulary import CLEAN, DEGRADATIONS
 
 
@@ -89,8 +89,8 @@ def _contexts_of(
         "wrong word": replace(own, degradation=subject.word(wrong, like=own)),
     }
     if has_weights(subject):
-        plain = averaged(subject.embed_plain(photo))
-        of_clean = averaged(subject.embed_plain(image.from_array(clean)))
+        plain = mean_of_views(subject.embed_plain(photo))
+        of_clean = mean_of_views(subject.embed_plain(image.from_array(clean)))
         tone = own.content[:, plain.shape[1] :]  # what some networks are told besides, see Restorer.condition
         found["plain content"] = replace(own, content=np.concatenate([plain, tone], axis=1))
         found["content of the clean photo"] = replace(own, content=np.concatenate([of_clean, tone], axis=1))

@@ -13,13 +13,14 @@ from jaxtyping import Float32
 from daclip import checkpoints, clip, degradations, detect, image, models
 from daclip.errors import DataError, ModelError, UsageError
 from daclip.evaluate import classification, plots
-from daclip.evaluate.analysis.subject import Study, Subject, averaged, read_truth
+from daclip.evaluate.analysis.subject import Study, Subject, read_truth
 from daclip.evaluate.tables import (
     Table,
     order,
     share,
 )
 from daclip.image import Photo
+from daclip.restore import mean_of_views
 from daclip.vocabulary import CLEAN, DEGRADATIONS
 
 
@@ -60,7 +61,7 @@ def embeddings(subject: Subject) -> Study:
     for case in cases:
         photo, _ = read_truth(case)
         rows["degradation embedding"].append(subject.embed(photo).degradation[0])
-        rows["plain embedding"].append(averaged(subject.embed_plain(photo))[0])
+        rows["plain embedding"].append(mean_of_views(subject.embed_plain(photo))[0])
         labels.append(case.degradation)
         subject.on_progress("embeddings", case.name, len(cases))
     units = {name: detect.unit(np.stack(vectors)) for name, vectors in rows.items()}
@@ -125,7 +126,10 @@ def retrieval(subject: Subject) -> Study:
         hits: dict[str, list[tuple[bool, bool]]] = {"controlled": [], "plain": []}
         for position, (path, _) in enumerate(chosen):
             photo = _degraded(path, name, subject)
-            both = {"controlled": subject.embed_content(photo), "plain": averaged(subject.embed_plain(photo))}
+            both = {
+                "controlled": subject.embed_content(photo),
+                "plain": mean_of_views(subject.embed_plain(photo)),
+            }
             for kind, vector in both.items():
                 ranked = owner[np.argsort(-(detect.unit(vector) @ gallery.T)[0])]
                 hits[kind].append((bool(ranked[0] == position), bool((ranked[:10] == position).any())))

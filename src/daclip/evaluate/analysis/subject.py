@@ -25,7 +25,7 @@ from daclip.evaluate.tables import (
 )
 from daclip.image import Photo
 from daclip.metrics import Pixels8
-from daclip.restore import Restorer
+from daclip.restore import Restorer, mean_of_views
 
 One = Embeddings[Float32[np.ndarray, "1 d"]]
 """The embeddings of one photo, its views already averaged."""
@@ -130,7 +130,7 @@ class Subject:
 
     def embed_content(self, photo: Photo) -> Float32[np.ndarray, "1 d"]:
         """The content embedding of a photo, under control."""
-        return averaged(self.restorer.encode(photo).content)
+        return mean_of_views(self.restorer.encode(photo).content)
 
     def embed_plain(self, photo: Photo) -> Float32[np.ndarray, "n d"]:
         """Embeddings of the photo's views by the frozen tower without control, un-normalised."""
@@ -172,9 +172,8 @@ class Subject:
 
     def word(self, name: str, *, like: One) -> Float32[np.ndarray, "1 d"]:
         """The text embedding of a word the model knows, as long as the degradation embedding given."""
-        texts = self.restorer.folder.texts
-        row = detect.unit(texts.embeddings[[texts.names.index(name)]])
-        return (row * np.linalg.norm(like.degradation)).astype(np.float32)
+        length = float(np.linalg.norm(like.degradation))
+        return detect.of_words([name], self.restorer.folder.texts, length=length)
 
 
 def _is_training(run: Path) -> bool:
@@ -186,13 +185,6 @@ def own_sampler(restorer: Restorer) -> tuple[str, int | list[int]]:
     """The sampler of a diffusion model, by its name in SAMPLERS, and its calls or times."""
     config = restorer.folder.config
     return OWN_SAMPLERS[config.sampler or "mrs"], [*config.times, 0] if config.times else config.steps
-
-
-def averaged(vectors: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "1 d"]:
-    """The mean in direction and length, as `restore` takes it."""
-    mean = vectors.mean(axis=0, keepdims=True)
-    wanted = np.linalg.norm(vectors, axis=1).mean()
-    return (mean * (wanted / max(float(np.linalg.norm(mean)), 1e-12))).astype(np.float32)
 
 
 def as_planes(photo: Photo) -> Float32[np.ndarray, "1 3 h w"]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from daclip import degradations, detect, image
 from daclip.evaluate import plots
-from daclip.evaluate.analysis.subject import Study, Subject, averaged, gain_over, has_weights, read_truth
+from daclip.evaluate.analysis.subject import Study, Subject, gain_over, has_weights, read_truth
 from daclip.evaluate.tables import (
     Table,
     number,
@@ -17,6 +17,7 @@ from daclip.evaluate.tables import (
 )
 from daclip.image import Photo
 from daclip.metrics import Pixels8
+from daclip.restore import mean_of_views
 from daclip.vocabulary import CLEAN, DEGRADATIONS
 
 
@@ -42,10 +43,12 @@ def severities(subject: Subject) -> Study:
             if has_weights(subject):
                 key = case.files[0].name
                 if key not in clean_content:
-                    clean_content[key] = detect.unit(averaged(subject.embed_plain(image.from_array(clean))))
+                    clean_content[key] = detect.unit(
+                        mean_of_views(subject.embed_plain(image.from_array(clean)))
+                    )
                 own = {
                     "controlled": subject.embed_content(photo),
-                    "plain": averaged(subject.embed_plain(photo)),
+                    "plain": mean_of_views(subject.embed_plain(photo)),
                 }
                 for kind, vector in own.items():
                     cosines[kind].append(float((detect.unit(vector) * clean_content[key]).sum()))
