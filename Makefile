@@ -46,7 +46,7 @@ pins: .venv/dev
 clean:
 	rm -rf .venv build dist restored
 
-GROUND := src/daclip/errors.py,src/daclip/vocabulary.py,src/daclip/image/*,src/daclip/degradations.py,$\
+GROUND := src/daclip/errors.py,src/daclip/vocabulary.py,src/daclip/image/*,src/daclip/degradations/*,$\
 	src/daclip/diffusion.py,src/daclip/sampling.py,src/daclip/tiling.py,src/daclip/detect.py,src/daclip/models.py,src/daclip/data/*
 
 .venv/uv:
