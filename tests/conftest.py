@@ -1,6 +1,12 @@
-"""What all tests share: no time limits on single examples, which a busy machine would miss."""
+"""What all tests share: long ones first, and no time limit on an example, which a busy machine would miss."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("daclip", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("daclip")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long tests, so that no worker waits at the end for another's."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)

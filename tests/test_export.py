@@ -94,30 +94,33 @@ def test_a_one_pass_graph_computes_what_torch_does_at_any_size_and_batch(one_pas
         assert np.abs(wanted - mu).max() > 1e-2
 
 
-@pytest.mark.parametrize("name", ENGINES)
-def test_a_restorer_is_told_the_tone_of_the_whole_photo(tmp_path: Path, name: str) -> None:
+@pytest.mark.long
+def test_a_restorer_is_told_the_tone_of_the_whole_photo(tmp_path: Path) -> None:
     """Every tile is told the same, and a network that reads it answers to it."""
     folder = write_model(tmp_path / "model", {**DRUNET, "tone": True, "fill": True}, dtype="float32")
     export(folder)
-    restorer, reference = (
-        Restorer(folder, engine=each, precision="fp32", threads=1) for each in (name, "torch")
-    )
+    restorers = {
+        each: Restorer(folder, engine=each, precision="fp32", threads=1) for each in (*ENGINES, "torch")
+    }
     photo = (random(40, 56, 3) * 100).astype(np.uint8)
-    seen = restorer.encode(photo)
-    assert seen.tone is not None
-    condition = restorer.condition(seen)
-    assert condition.content.shape == (1, 24 + TONES)
-    np.testing.assert_array_equal(condition.content[:, -TONES:], seen.tone)
-    pixels = restorer.restore(photo, task="noisy").pixels.astype(int)
-    assert np.abs(pixels - reference.restore(photo, task="noisy").pixels).max() <= 1
-    brighter = restorer.condition(replace(seen, tone=seen.tone + 1))
-    mu = random(1, 3, 20, 20)
-    answers = [
-        restorer.engine.predict_clean(mu, told.content, told.degradation) for told in (condition, brighter)
-    ]
-    assert np.abs(answers[0] - answers[1]).max() > 1e-3
-    with pytest.raises(UsageError, match="without the tone"):
-        restorer.restore(photo, embeddings=replace(seen, tone=None))
+    wanted = restorers["torch"].restore(photo, task="noisy").pixels.astype(int)
+    for name in ENGINES:
+        restorer = restorers[name]
+        seen = restorer.encode(photo)
+        assert seen.tone is not None
+        condition = restorer.condition(seen)
+        assert condition.content.shape == (1, 24 + TONES)
+        np.testing.assert_array_equal(condition.content[:, -TONES:], seen.tone)
+        assert np.abs(restorer.restore(photo, task="noisy").pixels - wanted).max() <= 1
+        brighter = restorer.condition(replace(seen, tone=seen.tone + 1))
+        mu = random(1, 3, 20, 20)
+        answers = [
+            restorer.engine.predict_clean(mu, told.content, told.degradation)
+            for told in (condition, brighter)
+        ]
+        assert np.abs(answers[0] - answers[1]).max() > 1e-3
+        with pytest.raises(UsageError, match="without the tone"):
+            restorer.restore(photo, embeddings=replace(seen, tone=None))
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -198,8 +201,8 @@ def test_a_copy_carries_its_encoder_and_its_card(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.predict_clean(mu, told, told), second.predict_clean(mu, told, told))
 
 
-@pytest.mark.parametrize("name", ENGINES)
-def test_a_diffusion_that_goes_on_from_another_model(tmp_path: Path, name: str) -> None:
+@pytest.mark.long
+def test_a_diffusion_that_goes_on_from_another_model(tmp_path: Path) -> None:
     """Its states surround what the initial model makes of the photo, in place and exported elsewhere."""
     first = write_model(tmp_path / "first", NETWORK, dtype="float32")
     settings = {**DIFFUSION, "objective": "x0", "initial": "first", "steps": 3}
@@ -212,18 +215,20 @@ def test_a_diffusion_that_goes_on_from_another_model(tmp_path: Path, name: str) 
     alone = export(second, tmp_path / "elsewhere" / "alone").folder
     assert models.find(alone).initial == tmp_path / "elsewhere" / "first"
     photo = (random(40, 56, 3) * 255).astype(np.uint8)
-    restorers = [
-        Restorer(folder, engine=each, precision="fp32", threads=1)
-        for folder, each in ((second, name), (alone, name), (second, "torch"), (first, "torch"))
-    ]
-    one, elsewhere, reference, initial = restorers
-    pixels = one.restore(photo, task="noisy").pixels
-    np.testing.assert_array_equal(pixels, elsewhere.restore(photo, task="noisy").pixels)
-    assert np.abs(pixels - reference.restore(photo, task="noisy").pixels.astype(int)).max() <= 1
-    mu, told = random(1, 3, 20, 20), one.condition(one.encode(photo))
-    wanted = initial.engine.predict_clean(mu, told.content, told.degradation).clip(0, 1)
-    assert_near(one.begun(mu, told), wanted)
-    assert np.abs(wanted - mu).max() > 1e-2
+    reference, initial = (
+        Restorer(folder, engine="torch", precision="fp32", threads=1) for folder in (second, first)
+    )
+    for name in ENGINES:
+        one, elsewhere = (
+            Restorer(folder, engine=name, precision="fp32", threads=1) for folder in (second, alone)
+        )
+        pixels = one.restore(photo, task="noisy").pixels
+        np.testing.assert_array_equal(pixels, elsewhere.restore(photo, task="noisy").pixels)
+        assert np.abs(pixels - reference.restore(photo, task="noisy").pixels.astype(int)).max() <= 1
+        mu, told = random(1, 3, 20, 20), one.condition(one.encode(photo))
+        wanted = initial.engine.predict_clean(mu, told.content, told.degradation).clip(0, 1)
+        assert_near(one.begun(mu, told), wanted)
+        assert np.abs(wanted - mu).max() > 1e-2
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daclip.networks.drunet import DRUNet
-from daclip.networks.fill import Fill, push_pull
+from daclip.networks.fill import Fill, flat, push_pull
 from daclip.train.restorer import psnr
 from test_drunet import TOLD, embeddings
 from test_nafnet import drawn, shaken
@@ -42,13 +42,23 @@ def test_pixels_that_are_not_trusted_are_not_in_what_is_put_in_their_place() -> 
     torch.testing.assert_close(filled[..., 200:], photo[..., 200:], rtol=0, atol=1e-3)
 
 
+def test_flat_is_a_hole_of_one_colour_to_its_border_and_nothing_that_has_noise() -> None:
+    photo = smooth(1, 40, 40) + 0.05 * drawn(1, 3, 40, 40)
+    assert flat(photo).sum() == 0
+    hole = torch.zeros(1, 1, 40, 40)
+    hole[..., 5:17, 8:10] = 1
+    hole[..., 30:, 20:] = 1
+    colour = torch.tensor([1.0, 0.5, 0.0])[:, None, None]
+    torch.testing.assert_close(flat(torch.where(hole > 0, colour, photo)), hole)
+
+
 def test_where_nothing_can_be_trusted_numbers_stay_numbers() -> None:
     assert push_pull(torch.ones(1, 3, 128, 128), torch.zeros(1, 1, 128, 128)).isfinite().all()
 
 
 @pytest.mark.parametrize("side", [(1, 1), (37, 50), (130, 128)])
 def test_an_untrained_one_leaves_the_photo_nearly_as_it_is(side: tuple[int, int]) -> None:
-    photo = smooth(2, *side)
+    photo = smooth(2, *side) + 0.02 * drawn(2, 3, *side)
     filled = Fill(4, 0)(photo, None)
     assert filled.shape == photo.shape
     assert (filled - photo).abs().max() < 0.03
@@ -61,6 +71,21 @@ def test_a_hole_that_is_hardly_found_is_filled_from_its_border_alone() -> None:
     found = torch.where(hole, 2.5, -4.0)
     left = (fill.without_hidden(holed(clean), found, None) - clean).abs()[hole.expand_as(clean)]
     assert left.mean() < 0.3 * (1 - clean)[hole.expand_as(clean)].mean()
+
+
+@pytest.mark.parametrize("side", [(1, 1), (37, 50), (200, 256)])
+def test_a_photo_of_one_colour_stays(side: tuple[int, int]) -> None:
+    photo = torch.tensor([0.9, 0.5, 0.1])[:, None, None].expand(1, 3, *side)
+    torch.testing.assert_close(Fill(4, 0)(photo, None), photo, rtol=0, atol=1e-4)
+
+
+def test_an_untrained_one_fills_what_is_flat() -> None:
+    clean = smooth(1, 64, 64) + 0.02 * drawn(1, 3, 64, 64)
+    photo = clean.clone()
+    photo[..., 20:30, 20:50] = 1
+    with torch.no_grad():
+        filled = Fill(4, 0)(photo, None)
+    assert psnr(filled, clean) > psnr(photo, clean) + 10
 
 
 def test_it_learns_what_hides_and_on_which_photos_anything_does() -> None:

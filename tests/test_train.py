@@ -1284,6 +1284,7 @@ def test_what_computes_most_is_compiled(
     assert compiled == [job.network, job.initial, controller.model.controller]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles with it")
 def test_a_compiled_run_has_the_losses_of_a_plain_one(photos: Path, encoder: Path, tmp_path: Path) -> None:
@@ -1695,30 +1696,30 @@ def test_a_dry_run_prints_the_settings_and_touches_nothing(
 
 @pytest.mark.slow
 def test_the_example_trains_on_a_folder_of_photos(photos: Path, tmp_path: Path) -> None:
-    example = Path(__file__).parents[1] / "examples" / "train_tiny.py"
     toy = ["steps=2", "batch=4", "region=64", "view=32", "validate_regions=8", "workers=0"]
-    done = subprocess.run(
-        [sys.executable, str(example), str(photos), str(tmp_path / "run"), *toy],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "step 2: " in done.stdout
+    assert "step 2: " in carried_out_example(photos, tmp_path / "run", *toy)
     assert models.find(tmp_path / "run" / "restorer" / "model").texts.rule == "sigmoid"
 
 
 PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "photos"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs the photos in ../shared")
-def test_the_example_learns_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_learns_what_it_promises(tmp_path: Path) -> None:
     """In float32, which every processor computes at its full speed."""
-    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "train_tiny.py"))
-    example["main"](str(PHOTOS), str(tmp_path), "precision=fp32", "trackers=[]")
-    said = capsys.readouterr().out
+    said = carried_out_example(PHOTOS, tmp_path, "precision=fp32", "trackers=[]")
     named, gained = re.findall(r"step 300: (\S+?)%? (?:of the photos|dB)", said)
     assert int(named) > 80
     assert float(gained) > 2
+
+
+def carried_out_example(photos: Path, runs: Path, *changes: str) -> str:
+    """What examples/train_tiny.py prints, in a process of its own."""
+    example = Path(__file__).parents[1] / "examples" / "train_tiny.py"
+    command = [sys.executable, str(example), str(photos), str(runs), *changes]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

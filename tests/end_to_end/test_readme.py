@@ -334,6 +334,7 @@ def ask(command: str, answers: Callable[[httpx.Client], object]) -> None:
     assert "Traceback" not in Path("server.txt").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "section",

@@ -17,6 +17,12 @@ DEPTH = 7
 _HELPS, _SEEN = 0.6, 0.3
 """Something hides a photo if filling leaves so much of its error, or less, and so much of it can be seen."""
 
+_SAME = 0.5 / 255
+"""Values that are nearer to each other than this are the same."""
+
+_LEAST = 1e-5
+"""A pixel is trusted so much at least: where nothing else is in reach, the photo stays as it is."""
+
 _AJAR = 0.05
 """A gate that is less open than this is closed."""
 
@@ -24,8 +30,9 @@ _AJAR = 0.05
 class Fill(nn.Module):
     """Finds what hides the photo, told by DA-CLIP what it is, and puts there what is around it.
 
-    Starts by finding all but nothing. Whether anything hides the photo is said by the embedding alone: it
-    tells a flake from a lamp.
+    Starts by finding nearly nothing but what is flat (see `flat`), as all that was cut out or painted over
+    is. Whether anything hides the photo is said by the embedding alone: it tells a flake from a lamp, and a
+    hole from a clipped sky.
 
     Args:
         width: channels at half resolution; twice as many at a quarter.
@@ -42,6 +49,9 @@ class Fill(nn.Module):
         self.gate = nn.Linear(size, 1) if size else None
         self.up = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
         self.tail = nn.Conv2d(width, 4, 3, padding=1)
+        self.flat = nn.Conv2d(4, width, 3, padding=1, bias=False)
+        self.sure = nn.Parameter(torch.tensor(5.0))  # logit that what is flat hides the scene
+        nn.init.zeros_(self.flat.weight)
         nn.init.zeros_(self.tail.weight)
         self.tail.bias = nn.Parameter(torch.full((4,), -3.0))
         if self.gate is not None:
@@ -83,12 +93,15 @@ class Fill(nn.Module):
     ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b"] | None]:
         """Of each pixel, whether something hides the scene there; of the photo, whether anywhere."""
         height, width = mu.shape[-2:]
-        x = F.relu(self.head(F.pixel_unshuffle(padded(mu), 2)))
+        same = flat(mu)
+        x = self.head(F.pixel_unshuffle(padded(mu), 2))
+        x = F.relu(x + self.flat(F.pixel_unshuffle(padded(same, mode="constant"), 2)))
         coarse = F.relu(self.down(x))
         word = 0 if self.told is None or told is None else self.told(told)[:, :, None, None]
         coarse = coarse + F.relu(self.conv(coarse) + word)
         coarse = coarse + F.relu(self.wide(coarse))
         hidden = F.pixel_shuffle(self.tail(F.relu(x + self.up(coarse))), 2)[..., :height, :width]
+        hidden = hidden + self.sure * same
         gate = None if self.gate is None or told is None else self.gate(told)[:, 0].float()
         return hidden.float(), gate
 
@@ -114,9 +127,21 @@ def filled(
     """The photo with what the trusted pixels say in place of those that something hides."""
     with torch.autocast(mu.device.type, enabled=False):
         # what is beyond the photo says nothing
-        around = push_pull(padded(mu).float(), padded(trust, mode="constant"))
+        trust = padded(trust.clamp(min=_LEAST), mode="constant")
+        around = push_pull(padded(mu).float(), trust)
         around = around[..., : mu.shape[-2], : mu.shape[-1]]
         return torch.addcmul(mu, hides, around - mu)
+
+
+def flat(mu: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
+    """1 in the squares of 2 x 2 pixels that show one colour alone, to the last digit; 0 elsewhere.
+
+    A photo has noise, so little of it is but what is clipped; the squares make up a hole to its very border
+    (an opening, in the terms of morphology).
+    """
+    beyond = F.pad(mu, (0, 1, 0, 1), value=-1.0)
+    spread = (F.max_pool2d(beyond, 2, 1) + F.max_pool2d(-beyond, 2, 1)).amax(1, keepdim=True)
+    return F.max_pool2d(F.pad((spread < _SAME).to(mu.dtype), (1, 0, 1, 0)), 2, 1)
 
 
 def padded(
@@ -143,7 +168,7 @@ def push_pull(x: Float[Tensor, "b 3 h w"], trust: Float[Tensor, "b 1 h w"]) -> F
     levels: list[tuple[Tensor, Tensor]] = []
     for _ in range(DEPTH):
         weight = F.avg_pool2d(trust, 2)
-        x = F.avg_pool2d(x * trust, 2) / (weight + 1e-4)
+        x = F.avg_pool2d(x * trust, 2) / (weight + 1e-12)
         trust = weight * (2 - weight)
         levels.append((x, trust))
     for finer, trust in reversed(levels[:-1]):
