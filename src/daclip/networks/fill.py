@@ -21,7 +21,7 @@ _SAME = 0.5 / 255
 """Values that are nearer to each other than this are the same."""
 
 _LEAST = 1e-5
-"""A pixel is trusted so much at least: where nothing else is in reach, the photo stays as it is."""
+"""A pixel is trusted so much at least: where nothing else is in reach, the mean of its own colours stays."""
 
 _AJAR = 0.05
 """A gate that is less open than this is closed."""
@@ -93,15 +93,15 @@ class Fill(nn.Module):
     ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b"] | None]:
         """Of each pixel, whether something hides the scene there; of the photo, whether anywhere."""
         height, width = mu.shape[-2:]
-        same = flat(mu)
+        one_colour = flat(mu)
         x = self.head(F.pixel_unshuffle(padded(mu), 2))
-        x = F.relu(x + self.flat(F.pixel_unshuffle(padded(same, mode="constant"), 2)))
+        x = F.relu(x + self.flat(F.pixel_unshuffle(padded(one_colour, mode="constant"), 2)))
         coarse = F.relu(self.down(x))
         word = 0 if self.told is None or told is None else self.told(told)[:, :, None, None]
         coarse = coarse + F.relu(self.conv(coarse) + word)
         coarse = coarse + F.relu(self.wide(coarse))
         hidden = F.pixel_shuffle(self.tail(F.relu(x + self.up(coarse))), 2)[..., :height, :width]
-        hidden = hidden + self.sure * same
+        hidden = hidden + self.sure * one_colour
         gate = None if self.gate is None or told is None else self.gate(told)[:, 0].float()
         return hidden.float(), gate
 
