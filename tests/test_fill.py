@@ -52,6 +52,17 @@ def test_flat_is_a_hole_of_one_colour_to_its_border_and_nothing_that_has_noise()
     torch.testing.assert_close(flat(torch.where(hole > 0, colour, photo)), hole)
 
 
+def test_the_tips_of_a_hole_are_counted_in_by_their_colour() -> None:
+    photo = smooth(1, 40, 40) + 0.05 * drawn(1, 3, 40, 40)
+    hole = torch.zeros(1, 1, 40, 40)
+    hole[..., 10:20, 10:20] = 1
+    hole[..., 9, 12] = hole[..., 20, 20] = 1  # in no square of one colour
+    found = flat(torch.where(hole > 0, torch.tensor(1.0), photo))
+    torch.testing.assert_close(found, hole)
+    photo[..., 9, 15] = 0.98  # nearly that colour, but not it
+    torch.testing.assert_close(flat(torch.where(hole > 0, torch.tensor(1.0), photo)), hole)
+
+
 def test_where_nothing_can_be_trusted_numbers_stay_numbers() -> None:
     assert push_pull(torch.ones(1, 3, 128, 128), torch.zeros(1, 1, 128, 128)).isfinite().all()
 

@@ -30,7 +30,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from daclip import checkpoints, cli, clip, detect, models, train
+from daclip import checkpoints, cli, clip, detect, models, tiling, train
 from daclip.degradations import WILD_IR_NAMES
 from daclip.detect import Embeddings
 from daclip.diffusion import IRSDE
@@ -40,7 +40,7 @@ from daclip.networks.drunet import DRUNet
 from daclip.networks.nafnet import NAFNet
 from daclip.train import loop, resume
 from daclip.train.backbone import read_captions, retrieval
-from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes
+from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes, tones
 from daclip.train.contrast import attainable_floor, contrastive
 from daclip.train.controller import WORDS, ControllerJob
 from daclip.train.described import described_job
@@ -542,6 +542,13 @@ def test_the_veil_hears_the_word_of_the_encoder(photos: Path, encoder: Path, tmp
         train.restorer_parts(restorer_run(photos, deaf, network=network))
 
 
+def test_the_tone_in_training_is_that_in_use() -> None:
+    regions = torch.rand(3, 3, 40, 64, generator=torch.Generator().manual_seed(2))
+    views = regions[:, :, ::2, ::2].permute(0, 2, 3, 1).numpy()
+    wanted = np.concatenate([tiling.tone(view[None]) for view in views])
+    torch.testing.assert_close(tones(regions), torch.from_numpy(wanted), rtol=0, atol=1e-6)
+
+
 def test_the_norm_that_is_logged_is_that_of_the_whole_gradient(
     photos: Path, encoder: Path, tmp_path: Path
 ) -> None:
@@ -551,7 +558,7 @@ def test_the_norm_that_is_logged_is_that_of_the_whole_gradient(
         job, _ = train.restorer_parts(run)
         figures = loop.Learner(job, loop.processes(run.loop, tmp_path)).step(batch(2), 0)
         squares = [float((w.grad**2).sum()) for w in job.parameters() if w.grad is not None]
-        assert figures["norm"] == pytest.approx(sum(squares) ** 0.5, rel=1e-4)
+        assert float(figures["norm"]) == pytest.approx(sum(squares) ** 0.5, rel=1e-4)
 
 
 def test_a_diffusion_goes_on_from_a_restorer_of_one_pass(photos: Path, encoder: Path, tmp_path: Path) -> None:
@@ -621,7 +628,7 @@ def test_a_network_of_details_is_not_asked_for_what_is_coarse(photos: Path, enco
         for is_grainy in (False, True):
             degraded = (clean - 20 + grain * is_grainy).to(torch.uint8)
             _, figures = job(replace(batch(4), degraded=degraded, clean=clean), 0.0)
-            found[detail, is_grainy] = 255 * figures["error"]
+            found[detail, is_grainy] = 255 * float(figures["error"])
     wanted = {(0, False): 20, (0, True): 20, (8, False): 0, (8, True): 10}
     assert found == pytest.approx(wanted, abs=1e-3)
     with pytest.raises(UsageError, match="patch=16 is no multiple of detail=12"):

@@ -19,6 +19,11 @@ _MIXTURE = "mixture"
 _KEEPS_ITS_TONE = ("low-light", _MIXTURE)
 """Kinds of draws whose truth is a photo as it is: in them, a dark or flat photo shows what is wrong."""
 
+_STORED = (0.01, 0.11)
+"""Severities of `jpeg-compressed` (quality 97 to 72) at which photos are stored and passed on."""
+
+_STORED_TWICE = ("noisy", "uncompleted")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CleanPhotos:
@@ -39,6 +44,9 @@ class CleanPhotos:
         tone_share: share of regions that are flat, pale or dark by nature, see `toned`: clean ones and those
             with one degradation but darkness. Under haze, where a flat truth could not be told from a veil,
             twice as many get the black, the white and another brightness of a whole photo, see `levelled`.
+        stored_share: share of photos with one degradation that were stored as JPEG afterwards, as most photos
+            are that people have; it is not named. Twice as many with holes, whose one colour ends by it, and
+            with noise, which cameras store so.
         cache_bytes: decoded photos kept in memory, in each worker.
     """
 
@@ -56,6 +64,7 @@ class CleanPhotos:
     shrink_share: float = 0.3
     grey_share: float = 0.0
     tone_share: float = 0.0
+    stored_share: float = 0.0
     cache_bytes: int = 256 << 20
 
     def draw(self, index: int) -> Sample:
@@ -71,9 +80,15 @@ class CleanPhotos:
             if rng.random() < share:
                 clean = changed(clean, rng)
         done = self._degraded(clean.astype(np.float32) / 255, kind, rng)
-        names: tuple[str, ...] = tuple(done.record["names"])
+        degraded, names = done.pixels, tuple(done.record["names"])
+        if self.stored_share and kind in self.names and kind != "jpeg-compressed":
+            if rng.random() < self.stored_share * (2 if kind in _STORED_TWICE else 1):
+                severity = rng.uniform(*_STORED)
+                degraded = degradations.degrade(
+                    degraded, "jpeg-compressed", severity=severity, rng=rng
+                ).pixels
         caption = self.captions[number] if self.captions else None
-        return Sample(degraded=eight_bit(done.pixels), clean=clean, names=names, caption=caption)
+        return Sample(degraded=eight_bit(degraded), clean=clean, names=names, caption=caption)
 
     def _kind(self, index: int) -> str:
         """What is wrong with the draws around an index: one degradation, a mixture, or nothing."""

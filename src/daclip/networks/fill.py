@@ -137,11 +137,18 @@ def flat(mu: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
     """1 in the squares of 2 x 2 pixels that show one colour alone, to the last digit; 0 elsewhere.
 
     A photo has noise, so little of it is but what is clipped; the squares make up a hole to its very border
-    (an opening, in the terms of morphology).
+    (an opening, in the terms of morphology). Beside them, pixels of the same colour are counted in (one step
+    of its reconstruction): the tips of a stroke, which no square holds.
     """
     beyond = F.pad(mu, (0, 1, 0, 1), value=-1.0)
     spread = (F.max_pool2d(beyond, 2, 1) + F.max_pool2d(-beyond, 2, 1)).amax(1, keepdim=True)
-    return F.max_pool2d(F.pad((spread < _SAME).to(mu.dtype), (1, 0, 1, 0)), 2, 1)
+    squares = F.max_pool2d(F.pad((spread < _SAME).to(mu.dtype), (1, 0, 1, 0)), 2, 1)
+    # highest and lowest value of the squares around a pixel; far from all values where there is none
+    nowhere = 9 * (1 - squares)
+    highest = F.max_pool2d(mu - nowhere, 3, 1, 1)
+    lowest = -F.max_pool2d(-mu - nowhere, 3, 1, 1)
+    other = torch.maximum(highest - mu, mu - lowest).abs().amax(1, keepdim=True)
+    return torch.maximum(squares, (other < _SAME).to(mu.dtype))
 
 
 def padded(

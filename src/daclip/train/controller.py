@@ -61,7 +61,10 @@ class ControllerJob(nn.Module):
         self.model.controller.requires_grad_(True)
         self.model.logit_scale.requires_grad_(True)
         self.words = tuple(words)
-        self.mean, self.std = mean, std
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
         self.texts: Tensor
         self.register_buffer("texts", F.normalize(texts, dim=-1))
         self.scale = nn.Parameter(torch.tensor(2.3))

@@ -7,7 +7,8 @@ several processes make the update that one makes with the whole batch.
 
 import json
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+import math
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
@@ -118,19 +119,25 @@ def fit(
     )
     began = monotonic()
     for done, batch in enumerate(source, start + 1):
-        figures = learner.step(batch, done - 1)
+        told = learner.step(batch, done - 1)
         is_last = done == loop.steps
+        logs, validates, saves = (
+            done % every == 0 or is_last for every in (loop.log_every, loop.validate_every, loop.save_every)
+        )
+        if logs or validates or saves:
+            learner.check()
         if not accelerator.is_main_process:
             continue
-        if done % loop.log_every == 0 or is_last:
+        if logs:
+            figures = {name: value for name, each in told.items() if not math.isnan(value := float(each))}
             rate = (done - start) * loop.batch / (monotonic() - began)
             log({"step": done, **figures, "per_second": round(rate, 1)})
             track("train", figures, done)
-        if done % loop.validate_every == 0 or is_last:
+        if validates:
             figures = learner.validate(val, done, folder, write_model)
             log({"step": done, "val": figures})
             track("val", figures, done)
-        if done % loop.save_every == 0 or is_last:
+        if saves:
             resume.save(folder, done, learner.state(), keep=loop.keep)
     job.learning().load_state_dict(learner.average.module.state_dict())
     if accelerator.is_main_process:
@@ -152,11 +159,13 @@ class Learner:
         self.loop = job.run.loop
         self.learning = job.learning()
         self.optimiser = optimiser(job.named_parameters(), self.loop)
-        average = get_ema_multi_avg_fn(self.loop.ema)
-        self.average = AveragedModel(self.learning, multi_avg_fn=average, use_buffers=False)
+        self.average = AveragedModel(self.learning)
+        self._mix = get_ema_multi_avg_fn(self.loop.ema)
+        self._pairs = ([*self.average.module.parameters()], [*self.learning.parameters()])
         # float16 alone underflows; its scale is part of the state
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=self.loop.precision == "fp16")
         self.best = -float("inf")
+        self._unchecked: tuple[int, Tensor, Tensor] | None = None
         if self.loop.compile:
             for network in job.networks():
                 network.compile(dynamic=False)  # few sizes, and kernels for any size are slower
@@ -189,14 +198,17 @@ class Learner:
             "best": self.best,
         }
 
-    def step(self, batch: Batch, number: int) -> dict[str, float]:
-        """One update of the weights; figures for the log, those of the last part."""
+    def step(self, batch: Batch, number: int) -> dict[str, float | Tensor]:
+        """One update of the weights; figures for the log, those of the last part.
+
+        Nothing in it waits for the device, so that a GPU has its next kernels before it is through with these.
+        """
         loop = self.loop
         for group in self.optimiser.param_groups:
             group["lr"] = self.job.learning_rate(number)
         self.optimiser.zero_grad()
         loss = torch.zeros((), device=self.accelerator.device)
-        figures: dict[str, float] = {}
+        figures: Mapping[str, float | Tensor] = {}
         for part in batch.parts(loop.accumulate):
             with self.autocast():
                 mean, figures = self.job(part.to(self.accelerator.device), number / loop.steps)
@@ -212,18 +224,39 @@ class Learner:
             for part in self.job.separate(weights)
         ]
         norm = torch.linalg.vector_norm(torch.stack(norms))
-        # before the update: a checkpoint must never hold weights that are not numbers; a step in float16 may
-        # overflow, and the scaler then leaves it out
+        self.check()
+        self._unchecked = (number, loss, norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.job.after_step()
+        self._update_average()
+        return {"loss": loss, **figures, "norm": norm}
+
+    def _update_average(self) -> None:
+        """As AveragedModel does it, which would wait for the device to tell it how often it has."""
+        if not self.average.n_averaged:
+            self.average.update_parameters(self.learning)
+            return
+        self._mix(*self._pairs, self.average.n_averaged)
+        for kept, now in zip(self.average.module.buffers(), self.learning.buffers(), strict=True):
+            kept.copy_(now)
+        self.average.n_averaged += 1
+
+    def check(self) -> None:
+        """Raise DataError where the last step was not one of numbers; the device must be through with it.
+
+        To be asked before the weights are used or kept: a checkpoint must never hold what is no number.
+        """
+        if self._unchecked is None:
+            return
+        number, loss, norm = self._unchecked
+        self._unchecked = None
+        # a step in float16 may overflow, and the scaler then leaves it out
         if not torch.isfinite(loss) or not (torch.isfinite(norm) or self.scaler.is_enabled()):
             raise DataError(
                 f"the loss is {loss.item()} and its gradient {norm.item()} at step {number}",
                 hint="start over (--fresh) with a lower learning_rate, or with precision=fp32",
             )
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        self.job.after_step()
-        self.average.update_parameters(self.learning)
-        return {"loss": loss.item(), **figures, "norm": norm.item()}
 
     def _mean_over_processes(self, loss: Tensor, weights: Sequence[Tensor]) -> Tensor:
         """The mean loss; the gradients are replaced by their mean, all in one message."""

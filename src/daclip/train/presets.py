@@ -192,6 +192,7 @@ class RestorerRun:
             by the random degradation of wild-IR, which has words of its own; some photos are then made grey.
         clean_share, mixture_share: of untouched photos and of mixtures, where photos are degraded here.
         tone_share: of photos flat or pale by nature, where photos are degraded here, see data.clean.toned.
+        stored_share: of photos with one degradation that were stored as JPEG afterwards, see data.CleanPhotos.
         alike: all photos of a step have one kind of degradation, where photos are degraded here. With a
             `clip_norm` that every gradient exceeds, each kind then moves the weights equally far; in mixed
             steps haze and darkness drown what noise and blur ask for.
@@ -221,6 +222,7 @@ class RestorerRun:
     clean_share: float = 0.1
     mixture_share: float = 0.2
     tone_share: float = 0.3
+    stored_share: float = 0.0
     alike: bool = False
     shares: dict[str, float] = field(default_factory=lambda: dict(SHARES))
     loop: Loop = field(
@@ -272,7 +274,7 @@ def _check_draws(run: ControllerRun | RestorerRun) -> None:
             raise UsageError(f"shares: {word} cannot be {share:g}", hint="give a larger number")
     if not sum(run.shares.values()):
         raise UsageError("shares: nothing is drawn", hint="give one degradation a share above 0")
-    for names in (("clean_share", "mixture_share"), ("tone_share",), ("told_share",)):
+    for names in (("clean_share", "mixture_share"), ("tone_share",), ("stored_share",), ("told_share",)):
         given = {name: getattr(run, name) for name in names if hasattr(run, name)}
         if sum(given.values()) > 1:
             said = " and ".join(f"{name}={share:g}" for name, share in given.items())
@@ -321,7 +323,16 @@ def compact() -> RestorerRun:
     run = RestorerRun()
     # no gradient is shorter than clip_norm, so every step is equally long, whatever it mends
     loop = replace(run.loop, batch=24, learning_rate=1e-3, clip_norm=0.05)
-    return replace(run, network=network, alike=True, loop=loop, patches_per_region=6, view=224, late_from=0.4)
+    return replace(
+        run,
+        network=network,
+        stored_share=0.25,
+        alike=True,
+        loop=loop,
+        patches_per_region=6,
+        view=224,
+        late_from=0.4,
+    )
 
 
 def compact_nafnet() -> RestorerRun:
@@ -363,6 +374,9 @@ def compact_sde() -> RestorerRun:
         "widths": [48, 96, 128],
         "middle_blocks": 2,
         "factors": False,
+        # its initial has taken out what hides the photo, and the veil
+        "fill": False,
+        "veil": False,
     }
     loop = replace(run.loop, steps=10_000, warmup=200)
     return replace(
@@ -760,6 +774,7 @@ _MAY_BE_ZERO = frozenset(
         "late_from",
         "mixture_share",
         "seed",
+        "stored_share",
         "told_share",
         "tone_share",
         "warmup",

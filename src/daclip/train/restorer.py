@@ -1,23 +1,23 @@
 """Stage 2: the restorer. Degraded patches in, clean patches out, told what the encoder saw in the photo."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from daclip import clip, detect, sampling, tiling
+from daclip import clip, detect, sampling
 from daclip.detect import ClassTexts
 from daclip.diffusion import IRSDE
 from daclip.errors import UsageError
 from daclip.networks import airnet, recompute
 from daclip.networks.airnet import AirNet
 from daclip.networks.drunet import DRUNet
-from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes
+from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes, tones
 from daclip.train.optim import learning_rate
 from daclip.train.presets import ONE_PASS, RestorerRun
 from daclip.vocabulary import CLEAN
@@ -74,7 +74,11 @@ class RestorerJob(nn.Module):
             recompute.checkpoint_activations(network)
         self.initial = None if initial is None else channels_last(initial).requires_grad_(False).eval()
         self.texts = texts
-        self.mean, self.std = mean, std
+        self._words: dict[tuple[str, ...], Tensor] = {}
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
         self.sde = IRSDE(**run.sde)
         if run.objective == "uncover" and not self._first_parts():
             raise UsageError(
@@ -107,13 +111,13 @@ class RestorerJob(nn.Module):
         found = self.encoder.encode(normalised(views, self.mean, self.std))
         content = found.content.float()
         if self.run.network.get("tone"):
-            pixels = regions[:, :, ::2, ::2].permute(0, 2, 3, 1).cpu().numpy()
-            tones = np.concatenate([tiling.tone(each[None]) for each in pixels])
-            content = torch.cat([content, torch.from_numpy(tones).to(content)], dim=1)
+            content = torch.cat([content, tones(regions)], dim=1)
         return Context(content=content, degradation=found.degradation.float())
 
-    def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, float]]:
-        """The loss of patches cut from the regions of a batch, and figures for the log.
+    def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of patches cut from the regions of a batch, and figures for the log, on its device.
+
+        The gain is no number where every patch is clean.
 
         Args:
             batch: regions.
@@ -135,10 +139,8 @@ class RestorerJob(nn.Module):
             (key,) = draw_patches([degraded], side, count=count, generators=generators)
             loss = _guided(self.network, mu, key, loss, airnet.phase(progress))
         before, after = psnr(mu, x0), psnr(restored.detach().float().clamp(0, 1), x0)
-        figures = {"error": errors[-1].mean().item()}
-        if len(gain := (after - before)[before < _UNTOUCHED]):
-            figures["gain"] = gain.mean().item()
-        return loss, figures
+        gain = torch.where(before < _UNTOUCHED, after - before, math.nan).nanmean()
+        return loss, {"error": errors[-1].detach().mean(), "gain": gain}
 
     @torch.no_grad()
     def begun(self, mu: Float[Tensor, "b 3 h w"], context: Context) -> Float[Tensor, "b 3 h w"]:
@@ -166,8 +168,11 @@ class RestorerJob(nn.Module):
         for i, (parts, generator) in enumerate(zip(names, generators, strict=True)):
             told = float(torch.rand((), generator=generator)) < self.run.told_share
             if told and parts and set(parts) <= set(texts.names):
-                words = detect.of_words(parts, texts, length=float(own[i].norm()))
-                rows[i] = torch.from_numpy(words[0]).to(own)
+                if parts not in self._words:  # kept: a GPU is through with all else before it copies
+                    self._words[parts] = torch.from_numpy(detect.of_words(parts, texts, length=1.0)[0]).to(
+                        own
+                    )
+                rows[i] = self._words[parts] * own[i].norm()
         return Context(content=context.content, degradation=torch.stack(rows))
 
     def cut(self, progress: float) -> tuple[int, int]:
@@ -363,12 +368,11 @@ def _x0(
 def _diffused(
     job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Times, noise, the states they make, and what the network predicts from them."""
-    chosen = [torch.randint(1, job.sde.steps + 1, (), generator=each) for each in generators]
-    t = torch.stack(chosen).to(mu.device)
+    """Times, on the CPU, noise, the states they make, and what the network predicts from them."""
+    t = torch.stack([torch.randint(1, job.sde.steps + 1, (), generator=each) for each in generators])
     noise = torch.stack([torch.randn(mu.shape[1:], generator=each) for each in generators]).to(mu)
     x = job.sde.state(x0, mu, t, noise)
-    predicted = job.network(x, mu, t.float(), content=context.content, degradation=context.degradation)
+    predicted = job.network(x, mu, t.to(mu), content=context.content, degradation=context.degradation)
     return t, noise, x, predicted.float()
 
 
