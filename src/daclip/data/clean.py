@@ -22,7 +22,7 @@ _KEEPS_ITS_TONE = ("low-light", _MIXTURE)
 _STORED = (0.01, 0.11)
 """Severities of `jpeg-compressed` (quality 97 to 72) at which photos are stored and passed on."""
 
-_STORED_TWICE = ("noisy", "uncompleted")
+_NEVER_STORED = ("low-light", "jpeg-compressed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,7 @@ class CleanPhotos:
             with one degradation but darkness. Under haze, where a flat truth could not be told from a veil,
             twice as many get the black, the white and another brightness of a whole photo, see `levelled`.
         stored_share: share of photos with one degradation that were stored as JPEG afterwards, as most photos
-            are that people have; it is not named. Twice as many with holes, whose one colour ends by it, and
-            with noise, which cameras store so.
+            are that people have; it is not named. Never in the dark, of which little would be left.
         cache_bytes: decoded photos kept in memory, in each worker.
     """
 
@@ -81,12 +80,10 @@ class CleanPhotos:
                 clean = changed(clean, rng)
         done = self._degraded(clean.astype(np.float32) / 255, kind, rng)
         degraded, names = done.pixels, tuple(done.record["names"])
-        if self.stored_share and kind in self.names and kind != "jpeg-compressed":
-            if rng.random() < self.stored_share * (2 if kind in _STORED_TWICE else 1):
-                severity = rng.uniform(*_STORED)
-                degraded = degradations.degrade(
-                    degraded, "jpeg-compressed", severity=severity, rng=rng
-                ).pixels
+        is_storable = kind in self.names and kind not in _NEVER_STORED
+        if self.stored_share and is_storable and rng.random() < self.stored_share:
+            severity = rng.uniform(*_STORED)
+            degraded = degradations.degrade(degraded, "jpeg-compressed", severity=severity, rng=rng).pixels
         caption = self.captions[number] if self.captions else None
         return Sample(degraded=eight_bit(degraded), clean=clean, names=names, caption=caption)
 

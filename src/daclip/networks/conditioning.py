@@ -80,9 +80,9 @@ class Modulation(nn.Module):
         first, second = vector.chunk(2, dim=1)
         shift, scale = self.linear(first * second)[:, :, None, None].chunk(2, dim=1)
         factor = scale + 1
-        return torch.addcmul(
-            shift, x, factor if math.isinf(self.most) else factor.clamp(-self.most, self.most)
-        )
+        if not math.isinf(self.most):
+            factor = factor.clamp(-self.most, self.most)
+        return torch.addcmul(shift, x, factor)
 
 
 def conditioning_vector(

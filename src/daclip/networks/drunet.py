@@ -22,7 +22,6 @@ from daclip.networks.fill import DEPTH, Fill, padded
 from daclip.networks.unet import Sinusoid
 from daclip.networks.veil import Veil, white
 
-
 _MOST = 2.0
 """Largest factor of a modulation. Of 1 + scale, all but some in the dark are smaller."""
 

@@ -161,7 +161,8 @@ class Learner:
         self.optimiser = optimiser(job.named_parameters(), self.loop)
         self.average = AveragedModel(self.learning)
         self._mix = get_ema_multi_avg_fn(self.loop.ema)
-        self._pairs = ([*self.average.module.parameters()], [*self.learning.parameters()])
+        self._weights: list[Tensor] = [*self.learning.parameters()]
+        self._averages: list[Tensor] = [*self.average.module.parameters()]
         # float16 alone underflows; its scale is part of the state
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=self.loop.precision == "fp16")
         self.best = -float("inf")
@@ -201,7 +202,7 @@ class Learner:
     def step(self, batch: Batch, number: int) -> dict[str, float | Tensor]:
         """One update of the weights; figures for the log, those of the last part.
 
-        Nothing in it waits for the device, so that a GPU has its next kernels before it is through with these.
+        Nothing in it waits for the device: a GPU has its next kernels before it is through with these.
         """
         loop = self.loop
         for group in self.optimiser.param_groups:
@@ -237,7 +238,7 @@ class Learner:
         if not self.average.n_averaged:
             self.average.update_parameters(self.learning)
             return
-        self._mix(*self._pairs, self.average.n_averaged)
+        self._mix(self._averages, self._weights, self.average.n_averaged)
         for kept, now in zip(self.average.module.buffers(), self.learning.buffers(), strict=True):
             kept.copy_(now)
         self.average.n_averaged += 1

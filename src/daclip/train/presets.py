@@ -192,7 +192,7 @@ class RestorerRun:
             by the random degradation of wild-IR, which has words of its own; some photos are then made grey.
         clean_share, mixture_share: of untouched photos and of mixtures, where photos are degraded here.
         tone_share: of photos flat or pale by nature, where photos are degraded here, see data.clean.toned.
-        stored_share: of photos with one degradation that were stored as JPEG afterwards, see data.CleanPhotos.
+        stored_share: of photos with one degradation that were stored as JPEG afterwards, see CleanPhotos.
         alike: all photos of a step have one kind of degradation, where photos are degraded here. With a
             `clip_norm` that every gradient exceeds, each kind then moves the weights equally far; in mixed
             steps haze and darkness drown what noise and blur ask for.
@@ -326,7 +326,6 @@ def compact() -> RestorerRun:
     return replace(
         run,
         network=network,
-        stored_share=0.25,
         alike=True,
         loop=loop,
         patches_per_region=6,

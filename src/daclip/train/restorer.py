@@ -169,9 +169,8 @@ class RestorerJob(nn.Module):
             told = float(torch.rand((), generator=generator)) < self.run.told_share
             if told and parts and set(parts) <= set(texts.names):
                 if parts not in self._words:  # kept: a GPU is through with all else before it copies
-                    self._words[parts] = torch.from_numpy(detect.of_words(parts, texts, length=1.0)[0]).to(
-                        own
-                    )
+                    words = detect.of_words(parts, texts, length=1.0)
+                    self._words[parts] = torch.from_numpy(words[0]).to(own)
                 rows[i] = self._words[parts] * own[i].norm()
         return Context(content=context.content, degradation=torch.stack(rows))
 
