@@ -1,6 +1,5 @@
 """DRUNet: residual blocks and nothing else, told by DA-CLIP what is wrong."""
 
-import math
 from typing import Any
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from daclip.errors import UsageError
-from daclip.networks.conditioning import TONES, Modulation
+from daclip.networks.conditioning import TONES
 from daclip.networks.drunet import DiffusionDRUNet, DRUNet
 from test_nafnet import drawn, shaken
 
@@ -148,19 +147,3 @@ def test_a_diffusion_hears_the_state_and_the_time_and_learns_with_every_weight(i
         assert tensor.grad.abs().max() > 0, name
     with torch.no_grad():
         assert not torch.equal(network(x, mu, t, **told), network(x, mu, t + 9, **told))
-
-
-def test_embeddings_unlike_all_others_do_not_blow_up_the_photo() -> None:
-    """Each block multiplies by what it is told: without a bound, one photo in thousands came out as 1e8."""
-    network, mu = shaken(DRUNet(**TOLD)), drawn(1, 3, 32, 32)
-    modulations = [each for each in network.modules() if isinstance(each, Modulation)]
-    found: dict[str, float] = {}
-    with torch.no_grad():
-        for each in modulations:
-            assert each.linear is not None
-            each.linear.weight *= 300
-        found["bounded"] = float(network(mu, **embeddings(1)).abs().max())
-        for each in modulations:
-            each.most = math.inf
-        found["free"] = float(network(mu, **embeddings(1)).abs().max())
-    assert found["free"] > 100 * found["bounded"], found

@@ -1,6 +1,5 @@
 """How DA-CLIP's embeddings reach the blocks of a one-pass network: a vector for a photo, which modulates."""
 
-import math
 from typing import Literal
 
 import torch
@@ -55,17 +54,10 @@ class Modulation(nn.Module):
     """x (1 + scale) + shift, both linear in the gated vector: nothing at the start of training.
 
     As in Refusion's blocks. Of size 0 it has no weights and changes nothing ever.
-
-    Args:
-        channels: of x.
-        size: of the vector.
-        most: largest factor 1 + scale, of either sign, in blocks that nothing else keeps in bounds: a photo
-            whose embeddings are unlike all that were learnt from would be multiplied in each of them.
     """
 
-    def __init__(self, channels: int, size: int, *, most: float = math.inf) -> None:
+    def __init__(self, channels: int, size: int) -> None:
         super().__init__()
-        self.most = most
         self.linear = nn.Linear(size // 2, 2 * channels) if size else None
         if self.linear is not None:
             nn.init.zeros_(self.linear.weight)
@@ -79,10 +71,7 @@ class Modulation(nn.Module):
             return x
         first, second = vector.chunk(2, dim=1)
         shift, scale = self.linear(first * second)[:, :, None, None].chunk(2, dim=1)
-        factor = scale + 1
-        if not math.isinf(self.most):
-            factor = factor.clamp(-self.most, self.most)
-        return torch.addcmul(shift, x, factor)
+        return torch.addcmul(shift, x, scale + 1)
 
 
 def conditioning_vector(

@@ -22,9 +22,6 @@ from daclip.networks.fill import DEPTH, Fill, padded
 from daclip.networks.unet import Sinusoid
 from daclip.networks.veil import Veil, white
 
-_MOST = 2.0
-"""Largest factor of a modulation. Of 1 + scale, all but some in the dark are smaller."""
-
 
 class ResBlock(nn.Module):
     """x + conv(relu(modulated(conv(x)))).
@@ -37,7 +34,7 @@ class ResBlock(nn.Module):
     def __init__(self, channels: int, size: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.modulation = Modulation(channels, size, most=_MOST)
+        self.modulation = Modulation(channels, size)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(

@@ -533,7 +533,7 @@ def _opened(run: ControllerRun | RestorerRun, split: Split, seed: int) -> CleanP
         clean_share=run.clean_share,
         mixture_share=run.mixture_share,
         tone_share=run.tone_share,
-        stored_share=run.stored_share if isinstance(run, RestorerRun) else 0.0,
+        stored_share=run.stored_share,
         alike=loop.regions_per_step(run) if isinstance(run, RestorerRun) and run.alike else 1,
     )
 

@@ -123,6 +123,7 @@ class ControllerRun:
             by the random degradation of wild-IR, which has words of its own; some photos are then made grey.
         clean_share, mixture_share: of untouched photos and of mixtures, where photos are degraded here.
         tone_share: of photos flat or pale by nature, where photos are degraded here, see data.clean.toned.
+        stored_share: of photos with one degradation that were stored as JPEG afterwards, see CleanPhotos.
         shares: relative draws of the degradations.
     """
 
@@ -138,6 +139,7 @@ class ControllerRun:
     clean_share: float = 0.1
     mixture_share: float = 0.2
     tone_share: float = 0.3
+    stored_share: float = 0.0
     shares: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DEGRADATIONS, 1.0))
     loop: Loop = field(
         default_factory=lambda: Loop(
