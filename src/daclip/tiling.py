@@ -47,13 +47,17 @@ def views(photo: Photo, side: int, *, crops: int = 4) -> Float32[np.ndarray, "n 
     return np.stack([*whole, *parts])
 
 
+TONE_SHARES = (0.01, 0.1, 0.5, 0.9, 0.99)
+"""Of the values of a colour that lie below each quantile of a tone."""
+
+
 def tone(views: Float32[np.ndarray, "n h w 3"]) -> Float32[np.ndarray, "1 18"]:
     """How light a photo is, from views of it: 1, 10, 50, 90, 99 % quantiles and mean of red, green, blue.
 
     A network sees a tile; how far a dark or hazy photo must go is a question of the whole.
     """
     colours = views.reshape(-1, 3)
-    quantiles = np.quantile(colours, [0.01, 0.1, 0.5, 0.9, 0.99], axis=0)
+    quantiles = np.quantile(colours, TONE_SHARES, axis=0)
     return np.concatenate([quantiles.ravel(), colours.mean(axis=0)])[None].astype(np.float32)
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from daclip.data import Sample
+from daclip.tiling import TONE_SHARES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ def tones(regions: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 18"]:
     """How light each region is, as `tiling.tone` says it of a photo, from every fourth pixel."""
     ordered = regions[:, :, ::2, ::2].flatten(2).sort(dim=2).values
     numbers: list[Tensor] = []
-    for share in (0.01, 0.1, 0.5, 0.9, 0.99):  # torch.quantile takes its shares from the device, and waits
+    for share in TONE_SHARES:  # torch.quantile takes its shares from the device, and waits
         below, part = divmod(share * (ordered.shape[2] - 1), 1)
         pair = ordered[..., int(below)], ordered[..., math.ceil(below + part)]
         numbers.append(torch.lerp(*pair, part))

@@ -325,15 +325,7 @@ def compact() -> RestorerRun:
     run = RestorerRun()
     # no gradient is shorter than clip_norm, so every step is equally long, whatever it mends
     loop = replace(run.loop, batch=24, learning_rate=1e-3, clip_norm=0.05)
-    return replace(
-        run,
-        network=network,
-        alike=True,
-        loop=loop,
-        patches_per_region=6,
-        view=224,
-        late_from=0.4,
-    )
+    return replace(run, network=network, alike=True, loop=loop, patches_per_region=6, view=224, late_from=0.4)
 
 
 def compact_nafnet() -> RestorerRun:
