@@ -38,7 +38,7 @@ from daclip.errors import DataError, PhotoError, UsageError
 from daclip.networks.conditioning import TONES, unit
 from daclip.networks.drunet import DRUNet
 from daclip.networks.nafnet import NAFNet
-from daclip.train import loop, resume
+from daclip.train import loop, resume, winograd
 from daclip.train.backbone import read_captions, retrieval
 from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes, tones
 from daclip.train.contrast import attainable_floor, contrastive
@@ -1275,6 +1275,22 @@ def compilable(photos: Path, encoder: Path, folder: Path) -> train.RestorerRun:
     return restorer_run(
         photos, encoder, network=network, initial=str(folder), objective="x0", sde=SDE, late_from=1.0
     )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_in_float32_on_a_cpu_wide_convolutions_go_by_tiles(
+    precision: str, photos: Path, encoder: Path, tmp_path: Path
+) -> None:
+    network = {**DRUNET, "widths": [24, 48]}
+    run = restorer_run(photos, encoder, network=network, precision=precision, patch=32, steps=1)
+    job, _ = train.restorer_parts(run)
+    learner = loop.Learner(job, loop.processes(run.loop, tmp_path))
+    found = [name for name, part in job.named_modules() if isinstance(part, winograd.Convolution)]
+    assert bool(found) == (precision == "fp32")
+    assert all(name.startswith("network.middle.") for name in found)
+    before = learner.state()["weights"]["network.middle.0.conv1.weight"].clone()
+    learner.step(batch(2), 0)
+    assert not torch.equal(job.get_parameter("network.middle.0.conv1.weight"), before)
 
 
 def test_what_computes_most_is_compiled(

@@ -27,7 +27,7 @@ from torchvision.utils import save_image
 
 from daclip.data import DataSet, start_method
 from daclip.errors import DaclipError, DataError, UsageError
-from daclip.train import resume
+from daclip.train import resume, winograd
 from daclip.train.batch import Batch, collate
 from daclip.train.controller import ControllerJob
 from daclip.train.optim import optimiser
@@ -157,6 +157,9 @@ class Learner:
     def __init__(self, job: Job, accelerator: Accelerator) -> None:
         self.job, self.accelerator = job.to(accelerator.device), accelerator
         self.loop = job.run.loop
+        if accelerator.device.type == "cpu" and self.loop.precision == "fp32":
+            for network in job.networks():
+                winograd.quicken(network)
         self.learning = job.learning()
         self.optimiser = optimiser(job.named_parameters(), self.loop)
         self.average = AveragedModel(self.learning)
