@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from daclip import checkpoints, models
 from daclip.errors import UsageError
-from daclip.networks.conditioning import TONES
+from daclip.networks.conditioning import TONES, ContentVector, unit
 from daclip.networks.drunet import DiffusionDRUNet, DRUNet
 from test_nafnet import drawn, shaken
 
@@ -109,6 +110,31 @@ def test_a_part_of_a_photo_gets_the_pixels_of_the_whole_away_from_its_border() -
     with torch.no_grad():
         whole, part = network(mu, **told), network(mu[..., 16:80, 16:80], **told)
     torch.testing.assert_close(part[..., 26:38, 26:38], whole[..., 42:54, 42:54], rtol=1e-5, atol=1e-5)
+
+
+def test_the_vector_of_a_content_unlike_all_others_is_shortened() -> None:
+    part = ContentVector(6, 8)
+    content = drawn(5, 6)
+    for size in (0.01, 100.0):
+        nn.init.normal_(part.out.weight, std=size, generator=torch.Generator().manual_seed(4))
+        whole = part.out(nn.functional.silu(part.hidden(unit(content))))
+        length = whole.square().mean(1).sqrt()
+        assert bool((length > 0.6).all()) == (size == 100)
+        wanted = whole if size < 1 else whole / length[:, None] * 0.6
+        torch.testing.assert_close(part(content), wanted)
+
+
+def test_the_bundled_restorer_stays_in_bounds_whatever_content_it_is_told() -> None:
+    """Its thirteen blocks multiply: without a bound these come out as 8e8."""
+    model = checkpoints.load(models.find("compact"))
+    generator = torch.Generator().manual_seed(0)
+    content = torch.cat([torch.randn(60, 256, generator=generator), torch.rand(60, TONES)], dim=1)
+    noisy = models.find("compact-encoder").texts.embeddings[4:5].repeat(60, 0)
+    with torch.no_grad():
+        restored = model.network.float()(
+            drawn(1, 3, 16, 16).expand(60, -1, -1, -1), content, torch.from_numpy(noisy).float()
+        )
+    assert float(restored.abs().max()) < 10
 
 
 def test_bfloat16_leaves_the_embeddings_in_full() -> None:

@@ -1,5 +1,7 @@
 """3 x 3 convolutions by tiles: the same numbers as PyTorch's, forwards and backwards."""
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -54,7 +56,14 @@ class _Network(nn.Module):
         return self.grouped(self.strided(self.wide(self.kept(self.first(x))).mul_(2)))
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+_COMPILED = (
+    pytest.mark.long,
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles with it"),
+)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=_COMPILED)])
 def test_a_network_learns_the_same(compiled: bool) -> None:
     torch.manual_seed(0)
     network = _Network()

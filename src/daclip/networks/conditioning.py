@@ -122,8 +122,16 @@ class DegradationPrompt(nn.Module):
         return self.prompt_mlp(chosen * self.weights)
 
 
+_LONGEST = 0.6
+"""A conditioning vector of content, in the square mean: of 600 views the longest has 0.47, most have 0.13."""
+
+
 class ContentVector(nn.Module):
-    """The content embedding as a conditioning vector, from its direction alone; starts at zero."""
+    """The content embedding as a conditioning vector, from its direction alone; starts at zero.
+
+    A view unlike all others would give one of 1.8, which modulates block after block, and the photo would
+    come out as 1e12: it is shortened to `_LONGEST`.
+    """
 
     def __init__(self, context_dim: int, size: int) -> None:
         super().__init__()
@@ -134,7 +142,10 @@ class ContentVector(nn.Module):
 
     def forward(self, content: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
         """The conditioning vector of content embeddings."""
-        return self.out(F.silu(self.hidden(unit(content))))
+        vector = self.out(F.silu(self.hidden(unit(content))))
+        longest = _LONGEST * vector.shape[1] ** 0.5
+        length = torch.linalg.vector_norm(vector.float(), dim=1, keepdim=True)
+        return vector * (longest / length.clamp(min=longest))
 
 
 TONES = 18
