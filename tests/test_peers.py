@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from daclip import image
@@ -99,6 +100,16 @@ def test_a_command_that_hangs_is_stopped() -> None:
     hanging = peers.command(f"{sys.executable} -c {code} {{in}} {{out}}", timeout=0.5)
     with pytest.raises(PhotoError, match=r"took more than 0.5 s and was stopped; --timeout"):
         hanging.restore(image.from_array(scene()), "noisy")
+
+
+def test_what_a_command_has_begun_is_stopped_with_it() -> None:
+    inner = "import time; time.sleep(61)"
+    code = shlex.quote(f"import subprocess, sys; subprocess.run([sys.executable, '-c', '{inner}'])")
+    hanging = peers.command(f"{sys.executable} -c {code} {{in}} {{out}}", timeout=2.0)
+    with pytest.raises(PhotoError, match=r"took more than 2 s and was stopped; --timeout"):
+        hanging.restore(image.from_array(scene()), "noisy")
+    left = [each for each in psutil.process_iter(["cmdline"]) if inner in (each.info["cmdline"] or [])]
+    assert not psutil.wait_procs(left, timeout=5)[1]
 
 
 def test_what_opencv_cannot_do_is_an_error_of_the_photo(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import import_module
@@ -226,17 +226,34 @@ def _filled(word: str, places: Mapping[str, Path]) -> str:
 
 def _run(words: list[str], photo: Photo, timeout: float) -> None:
     try:
-        done = subprocess.run(
-            words, capture_output=True, text=True, errors="replace", check=False, timeout=timeout
+        process = subprocess.Popen(
+            words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
         )
-    except subprocess.TimeoutExpired as error:
-        reason = f"{words[0]} took more than {timeout:g} s and was stopped"
-        raise PhotoError("model", photo.path, reason, hint="--timeout") from error
     except OSError as error:
         raise PhotoError("model", photo.path, f"{words[0]} cannot be run ({error.strerror})") from error
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["without a word"])[-1]
-        raise PhotoError("model", photo.path, f"{words[0]} ended with {done.returncode}: {said}")
+    with process:
+        try:
+            _, said = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            _kill(process.pid)
+            reason = f"{words[0]} took more than {timeout:g} s and was stopped"
+            raise PhotoError("model", photo.path, reason, hint="--timeout") from error
+        except BaseException:
+            _kill(process.pid)
+            raise
+    if process.returncode:
+        last = (said.strip().splitlines() or ["without a word"])[-1]
+        raise PhotoError("model", photo.path, f"{words[0]} ended with {process.returncode}: {last}")
+
+
+def _kill(pid: int) -> None:
+    """End a program that was not waited for yet, and all that it has begun."""
+    import psutil
+
+    program = psutil.Process(pid)
+    for each in (*program.children(recursive=True), program):
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
 
 
 # ---- classics; each takes pixels and the name of the degradation
