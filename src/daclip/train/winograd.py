@@ -2,8 +2,8 @@
 
 Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (CVPR 2016): the map is cut into tiles of
 6 x 6 that overlap by 2; tile, kernel and result are each transformed, and 36 matrix products do what takes
-144. So forward pass and map gradient of wide layers are 1.3 to 1.6 times as quick as oneDNN's; and so is
-every weight gradient, for which oneDNN is slow where AVX2 is all there is and channels come last (18 to 60
+144. So forward pass and map gradient of wide layers are 1.2 to 1.7 times as quick as oneDNN's; and so is
+every weight gradient, for which oneDNN is slow where AVX2 is all there is and channels come last (13 to 65
 GFLOP/s on a core whose forward pass makes 97). Equal to the direct sums to 1e-5 of the largest value.
 """
 
