@@ -15,6 +15,7 @@ from torch import Tensor
 from unet import machine, seconds
 
 from daclip.train import winograd
+from daclip.train.depthwise import native_gradient
 
 LAYERS = [(1, 64, 256), (1, 128, 128), (1, 256, 64), (1, 512, 32), (8, 48, 64), (8, 96, 32), (8, 160, 16)]
 """Maps, channels and side."""
@@ -36,9 +37,7 @@ def speeds_of(maps: int, channels: int, side: int) -> list[float]:
     weight = last(torch.randn(channels, channels, 3, 3))
 
     def native(of_map: bool) -> Tensor:
-        plain = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)
-        found = torch.ops.aten.convolution_backward(y, x, weight, None, *plain, [of_map, not of_map, False])
-        return found[0] if of_map else found[1]
+        return native_gradient(y, x, weight, of_map=of_map, padding=1, groups=1)
 
     ways: list[Callable[[], Tensor]] = [
         lambda: F.conv2d(x, weight, padding=1),

@@ -235,12 +235,11 @@ def _run(words: list[str], photo: Photo, timeout: float) -> None:
         try:
             _, said = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired as error:
-            _kill(process.pid)
             reason = f"{words[0]} took more than {timeout:g} s and was stopped"
             raise PhotoError("model", photo.path, reason, hint="--timeout") from error
-        except BaseException:
-            _kill(process.pid)
-            raise
+        finally:
+            if process.poll() is None:
+                _kill(process.pid)
     if process.returncode:
         last = (said.strip().splitlines() or ["without a word"])[-1]
         raise PhotoError("model", photo.path, f"{words[0]} ended with {process.returncode}: {last}")

@@ -69,7 +69,7 @@ def map_gradient(
 ) -> Float[Tensor, "b c h w"]:
     """Gradient of a depthwise convolution's input `x`: without stride, one convolution for each phase."""
     if stride == 1:
-        return _native(y, x, weight, padding)
+        return native_gradient(y, x, weight, of_map=True, padding=padding, groups=x.shape[1])
     height, width = x.shape[-2] + 2 * padding, x.shape[-1] + 2 * padding
     found = x.new_empty(*x.shape[:2], height, width).contiguous(memory_format=torch.channels_last)
     for top in range(stride):
@@ -100,23 +100,27 @@ def weight_gradient(
     starts = [start for start in (0, 2) if start == 0 or start * stride < side - stride]
     room = (starts[-1] + 3) * stride  # the last block may reach past the map, at taps that do not exist
     x = F.pad(x, (padding, padding + room, padding, padding + room))
-    found = x.new_zeros(x.shape[1], 1, side, side)
+    found, of_block = x.new_zeros(x.shape[1], 1, side, side), x.new_empty(x.shape[1], 1, 3, 3)
     for top in (phase + start * stride for phase in range(stride) for start in starts):
         for left in (phase + start * stride for phase in range(stride) for start in starts):
             part = x[..., top::stride, left::stride][..., : rows + 2, : columns + 2]
-            block = _native(y, part.contiguous(memory_format=torch.channels_last), None, 0)
+            part = part.contiguous(memory_format=torch.channels_last)
+            block = native_gradient(y, part, of_block, of_map=False, padding=0, groups=x.shape[1])
             kept = found[..., top : top + 3 * stride : stride, left : left + 3 * stride : stride]
             kept.copy_(block[..., : kept.shape[-2], : kept.shape[-1]])
     return found
 
 
-def _native(y: Tensor, x: Tensor, weight: Tensor | None, padding: int) -> Tensor:
-    """PyTorch's gradient without stride: of the map when a weight is given, else of a 3 x 3 weight."""
-    of_map = weight is not None
-    weight = x.new_empty(x.shape[1], 1, 3, 3) if weight is None else weight
-    mask = [of_map, not of_map, False]
+def native_gradient(
+    y: Tensor, x: Tensor, weight: Tensor, *, of_map: bool, padding: int, groups: int
+) -> Tensor:
+    """PyTorch's gradient of a convolution without stride: of the map, or else of the weight.
+
+    What is asked for (`x` or `weight`) gives its shape and layout alone.
+    """
+    mask, ones = [of_map, not of_map, False], [1, 1]
     of_x, of_weight, _ = torch.ops.aten.convolution_backward(
-        y, x, weight, None, [1, 1], [padding, padding], [1, 1], False, [0, 0], x.shape[1], mask
+        y, x, weight, None, ones, [padding, padding], ones, False, [0, 0], groups, mask
     )
     return of_x if of_map else of_weight
 

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from daclip.train.depthwise import native_gradient
+
 _OUT, _IN = 4, 6
 """Sides of a tile of the result and of the map."""
 
@@ -75,9 +77,7 @@ def convolved(
 
 def weight_gradient(y: Float[Tensor, "b d h w"], x: Float[Tensor, "b c h w"]) -> Float[Tensor, "d c 3 3"]:
     """Gradient of the weight of `convolved`, from the gradient `y` of its result: all transposed."""
-    padded, filled = _padded(x, 1), y.permute(0, 2, 3, 1)
-    if _end(x, 2) or _end(x, 3):
-        filled = _padded(y, 0)
+    padded, filled = _padded(x, 1), _padded(y, 0)
     found: Tensor | None = None
     for first, last in _chunks(x, max(x.shape[1], y.shape[1])):
         points = (_MAP @ _cut(padded, first, last, _IN)).view(36, -1, x.shape[1])
@@ -100,7 +100,9 @@ def _end(x: Tensor, dim: int) -> int:
 
 def _padded(x: Tensor, rim: int) -> Float[Tensor, "b h w c"]:
     """The map, channels last in its shape as well, to the end of the last tile and a rim around it."""
-    return F.pad(x.permute(0, 2, 3, 1), (0, 0, rim, _end(x, 3) + rim, rim, _end(x, 2) + rim))
+    pads = (0, 0, rim, _end(x, 3) + rim, rim, _end(x, 2) + rim)
+    x = x.permute(0, 2, 3, 1)
+    return F.pad(x, pads) if any(pads) else x  # pad copies even where there is nothing to add
 
 
 def _chunks(x: Tensor, channels: int) -> list[tuple[int, int]]:
@@ -125,9 +127,6 @@ def _cut(padded: Float[Tensor, "b h w c"], first: int, last: int, side: int) -> 
 
 # ---- operators which torch.compile leaves alone
 
-_PLAIN = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)
-"""Stride, padding, dilation, not transposed, no padding of the result, one group."""
-
 
 @torch.library.custom_op("daclip::convolution3x3", mutates_args=())
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -149,7 +148,7 @@ def _of_map(y: Tensor, weight: Tensor) -> Tensor:
     if _pays(y, weight):
         return convolved(y, weight.flip(2, 3).transpose(0, 1))
     x = torch.empty(len(y), weight.shape[1], *y.shape[2:], memory_format=torch.channels_last)
-    of_x, _, _ = torch.ops.aten.convolution_backward(y, x, weight, None, *_PLAIN, [True, False, False])
+    of_x = native_gradient(y, x, weight, of_map=True, padding=1, groups=1)
     return of_x.contiguous(memory_format=torch.channels_last)
 
 
@@ -165,7 +164,7 @@ def _of_weight(y: Tensor, x: Tensor) -> Tensor:
     if min(x.shape[1], y.shape[1]) >= _NARROW and _count(x) >= _FEW:
         return weight_gradient(y, x).contiguous(memory_format=torch.channels_last)
     weight = torch.empty(y.shape[1], x.shape[1], 3, 3, memory_format=torch.channels_last)
-    _, of_weight, _ = torch.ops.aten.convolution_backward(y, x, weight, None, *_PLAIN, [False, True, False])
+    of_weight = native_gradient(y, x, weight, of_map=False, padding=1, groups=1)
     return of_weight.contiguous(memory_format=torch.channels_last)
 
 
