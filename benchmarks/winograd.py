@@ -43,7 +43,7 @@ def speeds_of(maps: int, channels: int, side: int) -> list[float]:
         lambda: F.conv2d(x, weight, padding=1),
         lambda: winograd.convolved(x, weight),
         lambda: native(of_map=True),
-        lambda: winograd.convolved(y, weight.flip(2, 3).transpose(0, 1)),
+        lambda: winograd.map_gradient(y, weight),
         lambda: native(of_map=False),
         lambda: winograd.weight_gradient(y, x),
     ]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daclip.detect import ClassTexts, Detection, detect, probabilities, unit
+from daclip.detect import ClassTexts, Detection, detect, probabilities, silenced, unit
 from daclip.vocabulary import CLEAN
 
 SOFT = ClassTexts(names=("hazy", "noisy", "rainy"), embeddings=np.eye(3, dtype=np.float32))
@@ -89,6 +89,23 @@ def test_darkness_must_be_surer_than_other_damage() -> None:
     nameless = replace(texts, names=("low-light", "noisy", "snowy"))
     assert set(seen(0.53, nameless).found) == {"noisy", "low-light"}
     assert seen(0.53, nameless).doubtful == ()
+
+
+def test_what_is_silenced_is_said_no_more_and_the_rest_stays_as_clear() -> None:
+    leaning = replace(SIGMOID, embeddings=np.array([[1, 0, 0], [0.6, 0.8, 0], [0, 0, 1]], np.float32))
+    own = views([3.0, 2.0, 1.0])
+    without = silenced(own, ["noisy"], leaning)
+    np.testing.assert_allclose(np.linalg.norm(without), np.linalg.norm(own), rtol=1e-6)
+    _, noisy, clean = probabilities(without, leaning)[0]
+    before = probabilities(own, leaning)[0]
+    assert before[1] > 0.98
+    assert noisy == pytest.approx(0.02, rel=1e-3)
+    assert clean >= before[2]
+    both = silenced(own, ["noisy", "hazy"], leaning)
+    assert probabilities(both, leaning)[0, :2].max() < 0.0201
+    assert np.isfinite(silenced(views([1.0, 0.0, 0.0]), ["hazy"], SIGMOID)).all()  # nothing else was said
+    # what was not said stays as it was
+    np.testing.assert_array_equal(silenced(without, ["noisy"], leaning).round(5), without.round(5))
 
 
 def test_a_clean_photo_has_nothing_wrong_with_it() -> None:

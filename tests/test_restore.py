@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from daclip import image, models
-from daclip.detect import Embeddings, detect, of_words
+from daclip.detect import Embeddings, detect, of_words, silenced
 from daclip.errors import ModelError, PhotoError, UsageError
 from daclip.restore import Restored, Restorer, default_memory, parse_bytes
 from toy_model import TEXTS, mended, write_toy_model
@@ -246,7 +246,7 @@ def test_a_doubtful_word_is_not_treated_and_the_network_told_the_others(
 def test_words_are_told_beside_what_the_photo_shows_where_the_model_says_so(
     restorer: Restorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not where the photo shows damage that is not to be treated: there the words alone are told."""
+    """More of them, and without what is not to be treated, where the photo shows that."""
     config = replace(restorer.folder.config, word_share=0.25)
     sharing = Restorer(replace(restorer.folder, config=config), precision="fp32")
     told = watched(sharing, monkeypatch)
@@ -256,12 +256,16 @@ def test_words_are_told_beside_what_the_photo_shows_where_the_model_says_so(
     other = next(name for name in texts.names if name not in (*found, "clean"))
     for task in ("auto", [*found], [*found, other], other):
         sharing.restore(photo, embeddings=seen, task=task)
-    length = float(np.linalg.norm(own))
-    turned = 0.75 * own + 0.25 * of_words([*found, other], texts, length=length)
     np.testing.assert_array_equal(told[0], own)
     np.testing.assert_array_equal(told[1], own)
-    np.testing.assert_allclose(told[2], turned / np.linalg.norm(turned) * length, rtol=1e-5)
-    np.testing.assert_array_equal(told[3], of_words([other], texts, length=length))
+    length = float(np.linalg.norm(own))
+    for got, names, shown, share in (
+        (told[2], [*found, other], own, 0.25),
+        (told[3], [other], silenced(own, found, texts), 0.6),
+    ):
+        turned = (1 - share) * shown + share * of_words(names, texts, length=length)
+        np.testing.assert_allclose(got, turned / np.linalg.norm(turned) * length, rtol=1e-5, atol=1e-6)
+    assert not set(detect(told[3], texts).found) & set(found)
 
 
 def test_embeddings_can_be_given_and_then_nothing_is_encoded(restorer: Restorer) -> None:

@@ -4,6 +4,7 @@ Step c of the path of a photo. DA-CLIP section 3.1: the degradation embedding is
 with the texts' embeddings.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
@@ -125,6 +126,33 @@ def of_words(names: Sequence[str], texts: ClassTexts, *, length: float) -> Float
     """A degradation embedding that words stand for: the mean of their unit text embeddings, made so long."""
     rows = unit(np.stack([texts.embeddings[texts.names.index(name)] for name in names]))
     return (unit(rows.mean(axis=0, keepdims=True)) * length).astype(np.float32)
+
+
+def silenced(
+    own: Float32[np.ndarray, "1 d"], names: Sequence[str], texts: ClassTexts
+) -> Float32[np.ndarray, "1 d"]:
+    """A degradation embedding that says some words no more: their cosines fall to that of probability 0.02.
+
+    What lies across those words keeps its direction, and the whole its length; for texts with the rule
+    `sigmoid`.
+    """
+    direction = unit(own.astype(np.float64))[0]
+    most = (math.log(_SILENT / (1 - _SILENT)) - texts.bias) / texts.scale
+    rows = unit(texts.embeddings[[texts.names.index(name) for name in names]].astype(np.float64))
+    loud, without = np.zeros(len(rows), bool), direction
+    for _ in names:  # what was silent can rise as another falls
+        loud |= rows @ without > most + 1e-6
+        if not loud.any():
+            break
+        solved = np.linalg.pinv(rows[loud])
+        along = solved @ np.full(int(loud.sum()), most)
+        across = direction - solved @ (rows[loud] @ direction)
+        across /= max(float(np.linalg.norm(across)), 1e-12)  # 0 where nothing else is said
+        without = along + across * max(0.0, 1 - along @ along) ** 0.5
+    return (without * np.linalg.norm(own))[None].astype(np.float32)
+
+
+_SILENT = 0.02
 
 
 def turned(

@@ -275,15 +275,20 @@ class Restorer:
     ) -> Float32[np.ndarray, "1 d"]:
         """What the network is told of the damage that is treated.
 
-        What the photo itself shows, where that is what is found; else the words. Beside them what the photo
-        shows, too, for it says how strong the damage is, unless that is damage which is not to be treated.
+        What the photo itself shows, where that is what is found; else it is turned towards the words, for it
+        says how strong the damage is: further, and with those words silenced first, where it shows damage
+        that is not to be treated. A model that has `word_share` 1 is told the words alone.
         """
-        shown = {*found.found, *found.doubtful}
+        shown, texts = {*found.found, *found.doubtful}, self.folder.texts
         if shown == set(names):
             return own
-        words = detection.of_words(names, self.folder.texts, length=float(np.linalg.norm(own)))
-        share = self.folder.config.word_share if shown <= set(names) else 1.0
-        return words if share == 1 else detection.turned(own, words, share=share)
+        share = self.folder.config.word_share
+        words = detection.of_words(names, texts, length=float(np.linalg.norm(own)))
+        if share == 1:
+            return words
+        if beside := [name for name in texts.names if name in shown - set(names)]:
+            own, share = detection.silenced(own, beside, texts), max(share, _SHARE_OF_SOME)
+        return detection.turned(own, words, share=share)
 
     def _run(self, sampler: str | None, steps: int | None, seed: int) -> "_Run":
         """The settings that turn into pixels, checked against the kind of model."""
@@ -645,6 +650,9 @@ def _is_tensor(given: Any) -> bool:
 def _planes_of(done: Restored) -> Num[np.ndarray, "c h w"]:
     return image.to_array(done.photo, done.pixels).transpose(2, 0, 1)
 
+
+_SHARE_OF_SOME = 0.6
+"""Least share of the words where not all that a photo shows is treated; more smears mild damage."""
 
 _LIBRARY_BYTES = 300_000_000
 """Python, numpy, vips and an engine without a model, measured with benchmarks/restore.py."""

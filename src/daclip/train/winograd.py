@@ -1,13 +1,22 @@
 """3 x 3 convolutions that learn faster on a CPU in float32: Winograd's minimal filtering, F(4 x 4, 3 x 3).
 
 Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (CVPR 2016): the map is cut into tiles of
-6 x 6 that overlap by 2; tile, kernel and result are each transformed, and 36 matrix products do what takes
-144. So forward pass and map gradient of wide layers are 1.2 to 1.7 times as quick as oneDNN's; and so is
-every weight gradient, for which oneDNN is slow where AVX2 is all there is and channels come last (13 to 65
-GFLOP/s on a core whose forward pass makes 97). Equal to the direct sums to 1e-5 of the largest value.
+6 x 6 that overlap by 2; tile, kernel and result are each transformed (winograd.c), and 36 matrix products do
+what takes 144. On a processor with AVX2 forward pass and map gradient are up to twice as quick as oneDNN's,
+and so is every weight gradient, for which oneDNN is slow where channels come last (benchmarks/winograd.py).
+Equal to the direct sums to 1e-5 of the largest value.
 """
 
-from typing import Any
+import ctypes
+import functools
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,76 +25,93 @@ from torch import Tensor, nn
 
 from daclip.train.depthwise import native_gradient
 
-_OUT, _IN = 4, 6
-"""Sides of a tile of the result and of the map."""
+_OUT = 4
+"""Side of a tile of the result; of its points 6."""
 
-# the polynomial is evaluated at 0, 1, -1, 2, -2 and infinity
-_OF_MAP = torch.tensor(
-    [
-        [4, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
-    ],
-    dtype=torch.float32,
-)
-_OF_KERNEL = torch.tensor(
-    [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float32
-).div(24)
-_TO_RESULT = torch.tensor(
-    [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], dtype=torch.float32
-)
-_MAP, _KERNEL, _RESULT = (torch.kron(one, one) for one in (_OF_MAP, _OF_KERNEL, _TO_RESULT))
-"""36 x 36, 36 x 9 and 16 x 36: both directions at once."""
-
-_NARROW, _WIDE = 48, 96
-"""Fewer channels on either side, and the transforms of tiles cost more than the products save: of a weight
-gradient; of forward pass and map gradient."""
+_NARROW = 48
+"""Fewer channels on either side, and the transforms of tiles cost more than the products save."""
 _FEW = 32
 """Fewer tiles, and the transform of the kernel costs more than the products save, in a weight gradient; in a
-forward pass and a map gradient, with fewer than half as many as channels."""
-_CHUNK = 1 << 20
-"""Numbers of a transformed chunk of tiles: what stays in a processor's cache."""
-_TILES = 256
+forward pass and a map gradient, with fewer than an eighth as many as channels."""
+_CHUNK = 1 << 19
+"""Points of a chunk of tiles: what stays in a processor's cache."""
+_TILES = 128
 """At least so many tiles at once, for the products' sake."""
+
+_GAP = 16
+"""Numbers between planes: at distances of a power of 2 they would push each other out of the cache."""
+
+_Transform = Literal["of_map", "of_kernel", "of_change", "to_result", "to_gradient"]
+
+
+class _Shape(ctypes.Structure):
+    """As in winograd.c."""
+
+    _fields_ = [
+        (name, ctypes.c_ssize_t)
+        for name in ("batch", "height", "width", "channels", "first", "rows", "columns", "plane")
+    ]
+
+
+@functools.cache
+def transforms() -> ctypes.CDLL | None:
+    """The functions of winograd.c, compiled for this processor in half a second; None without a compiler."""
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    if shutil.which(compiler[0]) is None:
+        return None
+    source = Path(__file__).with_suffix(".c")
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder, "winograd.so")
+        flags = ["-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-o", library, source]
+        done = subprocess.run([*compiler, *flags], capture_output=True, check=False)
+        return ctypes.CDLL(str(library)) if done.returncode == 0 else None
 
 
 def convolved(
     x: Float[Tensor, "b c h w"], weight: Float[Tensor, "d c 3 3"], bias: Float[Tensor, "d"] | None = None
 ) -> Float[Tensor, "b d h w"]:
     """conv2d(x, weight, bias, padding=1) with channels last."""
-    rows, columns = _tiles(x)
-    kernels = (_KERNEL @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(36, *weight.shape[:2])
-    padded = _padded(x, 1)
-    sides = rows * _OUT, columns * _OUT
-    y = torch.empty(len(x), len(weight), *sides, memory_format=torch.channels_last)
-    tiles = y.permute(0, 2, 3, 1).view(len(x), rows, _OUT, columns, _OUT, -1)
-    for first, last in _chunks(x, max(weight.shape[:2])):
-        points = (_MAP @ _cut(padded, first, last, _IN)).view(36, -1, x.shape[1])
-        part = (_RESULT @ torch.bmm(points, kernels.transpose(1, 2)).view(36, -1)).view(
-            _OUT, _OUT, len(x), last - first, columns, -1
-        )
-        tiles[:, first:last].copy_(part.permute(2, 3, 0, 4, 1, 5))
-    if bias is not None:
-        y += bias[:, None, None]
-    if y.shape[2:] != x.shape[2:]:
-        y = y[..., : x.shape[2], : x.shape[3]].clone(memory_format=torch.channels_last)
-    return y
+    return _convolved(x, _points("of_kernel", weight).mT, bias)
+
+
+def map_gradient(y: Float[Tensor, "b d h w"], weight: Float[Tensor, "d c 3 3"]) -> Float[Tensor, "b c h w"]:
+    """Gradient of the map of `convolved`, from the gradient `y` of its result: y under the turned kernels."""
+    return _convolved(y, _points("of_kernel", weight.flip(2, 3)), None)
+
+
+def _convolved(
+    x: Float[Tensor, "b c h w"], kernels: Float[Tensor, "36 c d"], bias: Float[Tensor, "d"] | None
+) -> Float[Tensor, "b d h w"]:
+    x = _last(x)
+    y = torch.empty(len(x), kernels.shape[2], *x.shape[2:], memory_format=torch.channels_last)
+    for rows in _chunks(x, max(kernels.shape[1:])):
+        points = _points("of_map", x, rows)
+        product = _planes("product", points.shape[1], kernels.shape[2])
+        _transform("to_result", y, torch.bmm(points, kernels, out=product), rows)
+    return y if bias is None else y.add_(bias[:, None, None])
 
 
 def weight_gradient(y: Float[Tensor, "b d h w"], x: Float[Tensor, "b c h w"]) -> Float[Tensor, "d c 3 3"]:
     """Gradient of the weight of `convolved`, from the gradient `y` of its result: all transposed."""
-    padded, filled = _padded(x, 1), _padded(y, 0)
-    found: Tensor | None = None
-    for first, last in _chunks(x, max(x.shape[1], y.shape[1])):
-        points = (_MAP @ _cut(padded, first, last, _IN)).view(36, -1, x.shape[1])
-        changes = (_RESULT.t() @ _cut(filled, first, last, _OUT)).view(36, -1, y.shape[1])
-        changes = changes.transpose(1, 2)
-        found = torch.bmm(changes, points) if found is None else found.baddbmm_(changes, points)
-    assert found is not None  # a map has a row
-    return (_KERNEL.t() @ found.view(36, -1)).view(3, 3, y.shape[1], x.shape[1]).permute(2, 3, 0, 1)
+    x, y = _last(x), _last(y)
+    found = _planes("found", y.shape[1], x.shape[1])
+    for rows in _chunks(x, max(x.shape[1], y.shape[1])):
+        points, changes = _points("of_map", x, rows), _points("of_change", y, rows).mT
+        if rows.start == 0:
+            torch.bmm(changes, points, out=found)
+        else:
+            found.baddbmm_(changes, points)
+    weight = torch.empty(y.shape[1], x.shape[1], 3, 3, memory_format=torch.channels_last)
+    _transform("to_gradient", weight, found, range(1))
+    return weight
+
+
+def _chunks(x: Tensor, channels: int) -> list[range]:
+    """Rows of tiles, chunk by chunk."""
+    rows, columns = _tiles(x)
+    of_row = len(x) * columns
+    step = max(1, _CHUNK // (36 * of_row * channels), -(-_TILES // of_row))
+    return [range(first, min(rows, first + step)) for first in range(0, rows, step)]
 
 
 def _tiles(x: Tensor) -> tuple[int, int]:
@@ -93,36 +119,42 @@ def _tiles(x: Tensor) -> tuple[int, int]:
     return -(-x.shape[2] // _OUT), -(-x.shape[3] // _OUT)
 
 
-def _end(x: Tensor, dim: int) -> int:
-    """Pixels that the last tile reaches past the map."""
-    return -x.shape[dim] % _OUT
+def _points(
+    transform: _Transform, x: Float[Tensor, "b c h w"], rows: range = range(1)
+) -> Float[Tensor, "36 n c"]:
+    """Points of some rows of tiles; kernels are maps of one tile."""
+    planes = _planes(transform, len(x) * len(rows) * _tiles(x)[1], x.shape[1], gap=_GAP)
+    _transform(transform, _last(x), planes, rows)
+    return planes
 
 
-def _padded(x: Tensor, rim: int) -> Float[Tensor, "b h w c"]:
-    """The map, channels last in its shape as well, to the end of the last tile and a rim around it."""
-    pads = (0, 0, rim, _end(x, 3) + rim, rim, _end(x, 2) + rim)
-    x = x.permute(0, 2, 3, 1)
-    return F.pad(x, pads) if any(pads) else x  # pad copies even where there is nothing to add
+_rooms = threading.local()
+"""Memory for planes, kept: room that is new each time costs a page fault every 4 KiB."""
 
 
-def _chunks(x: Tensor, channels: int) -> list[tuple[int, int]]:
-    """First row of tiles and the one past the last, chunk by chunk."""
-    rows, columns = _tiles(x)
-    of_row = len(x) * columns
-    step = max(1, _CHUNK // (36 * of_row * channels), -(-_TILES // of_row))
-    return [(first, min(rows, first + step)) for first in range(0, rows, step)]
+def _planes(use: str, tiles: int, channels: int, *, gap: int = 0) -> Float[Tensor, "36 n c"]:
+    """Planes of points, overwritten by the next of the same use."""
+    plane = tiles * channels + gap
+    room = getattr(_rooms, use, None)
+    if room is None or len(room) < 36 * plane:
+        room = torch.empty(36 * plane)
+        setattr(_rooms, use, room)
+    return room[: 36 * plane].view(36, plane)[:, : plane - gap].unflatten(1, (tiles, channels))
 
 
-def _cut(padded: Float[Tensor, "b h w c"], first: int, last: int, side: int) -> Float[Tensor, "n m"]:
-    """Tiles of some rows: side^2 places of a tile by all tiles and channels."""
-    batch, _, width, channels = padded.shape
-    columns = (width - side) // _OUT + 1
-    found = padded.new_empty(side, side, batch, last - first, columns, channels)
-    for i in range(side):
-        below = slice(i + _OUT * first, i + _OUT * (last - 1) + 1, _OUT)
-        for j in range(side):
-            found[i, j].copy_(padded[:, below, j : j + _OUT * (columns - 1) + 1 : _OUT])
-    return found.view(side * side, -1)
+def _last(x: Tensor) -> Tensor:
+    """The map with channels last."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _transform(transform: _Transform, x: Tensor, planes: Tensor, rows: range) -> None:
+    """Write planes from x, or x from planes, for some rows of tiles."""
+    library = transforms()
+    assert library is not None  # else no convolution was replaced
+    batch, channels, height, width = x.shape
+    shape = _Shape(batch, height, width, channels, rows.start, len(rows), _tiles(x)[1], planes.stride(0))
+    addresses = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, planes))
+    getattr(library, f"{transform}_tiles")(*addresses, shape, torch.get_num_threads())
 
 
 # ---- operators which torch.compile leaves alone
@@ -146,7 +178,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _of_map(y: Tensor, weight: Tensor) -> Tensor:
     """Gradient of the map."""
     if _pays(y, weight):
-        return convolved(y, weight.flip(2, 3).transpose(0, 1))
+        return map_gradient(y, weight)
     x = torch.empty(len(y), weight.shape[1], *y.shape[2:], memory_format=torch.channels_last)
     of_x = native_gradient(y, x, weight, of_map=True, padding=1, groups=1)
     return of_x.contiguous(memory_format=torch.channels_last)
@@ -162,7 +194,7 @@ def _(y: Tensor, weight: Tensor) -> Tensor:
 def _of_weight(y: Tensor, x: Tensor) -> Tensor:
     """Gradient of the weight."""
     if min(x.shape[1], y.shape[1]) >= _NARROW and _count(x) >= _FEW:
-        return weight_gradient(y, x).contiguous(memory_format=torch.channels_last)
+        return weight_gradient(y, x)
     weight = torch.empty(y.shape[1], x.shape[1], 3, 3, memory_format=torch.channels_last)
     of_weight = native_gradient(y, x, weight, of_map=False, padding=1, groups=1)
     return of_weight.contiguous(memory_format=torch.channels_last)
@@ -176,7 +208,7 @@ def _(y: Tensor, x: Tensor) -> Tensor:
 
 def _pays(x: Tensor, weight: Tensor) -> bool:
     """Whether tiles are quicker for a forward pass, or for a map gradient."""
-    return min(weight.shape[:2]) >= _WIDE and 2 * _count(x) >= max(weight.shape[:2])
+    return min(weight.shape[:2]) >= _NARROW and 8 * _count(x) >= max(weight.shape[:2])
 
 
 def _count(x: Tensor) -> int:
@@ -222,7 +254,12 @@ class Convolution(nn.Conv2d):
 
 
 def quicken(network: nn.Module) -> None:
-    """Put a Convolution in the place of each that would be slow to train; names of weights stay."""
+    """Put a Convolution in the place of each that would be slow to train; names of weights stay.
+
+    Without a C compiler all stay as they are.
+    """
+    if transforms() is None:
+        return
     for name, child in list(network.named_modules()):
         if type(child) is not nn.Conv2d or child.kernel_size != (3, 3) or child.padding_mode != "zeros":
             continue
