@@ -70,7 +70,7 @@ def transforms() -> ctypes.CDLL | None:
 def convolved(
     x: Float[Tensor, "b c h w"], weight: Float[Tensor, "d c 3 3"], bias: Float[Tensor, "d"] | None = None
 ) -> Float[Tensor, "b d h w"]:
-    """conv2d(x, weight, bias, padding=1) with channels last."""
+    """conv2d(x, weight, bias, padding=1) with channels last; 16 channels or more on both sides."""
     return _convolved(x, _points("of_kernel", weight).mT, bias)
 
 
