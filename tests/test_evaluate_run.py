@@ -89,6 +89,7 @@ def test_the_interval_is_that_of_the_normal_law_and_the_same_every_time() -> Non
     half = 1.96 * float(values.std()) / 20
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.05)
     assert tables.bootstrap([values.tolist()]) == (low, high)
+    assert tables.bootstrap([values[::-1].tolist()]) == (low, high), "the order changes nothing"
     assert tables.bootstrap([[1.0], [2.0]]) is None, "one photo each says nothing"
 
 
