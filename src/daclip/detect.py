@@ -124,8 +124,13 @@ AnyEmbeddings = Embeddings[Any]
 
 def of_words(names: Sequence[str], texts: ClassTexts, *, length: float) -> Float32[np.ndarray, "1 d"]:
     """A degradation embedding that words stand for: the mean of their unit text embeddings, made so long."""
-    rows = unit(np.stack([texts.embeddings[texts.names.index(name)] for name in names]))
+    rows = _directions(names, texts)
     return (unit(rows.mean(axis=0, keepdims=True)) * length).astype(np.float32)
+
+
+def _directions(names: Sequence[str], texts: ClassTexts) -> Float32[np.ndarray, "n d"]:
+    """Unit text embeddings of words."""
+    return unit(texts.embeddings[[texts.names.index(name) for name in names]])
 
 
 def silenced(
@@ -138,7 +143,7 @@ def silenced(
     """
     direction = unit(own.astype(np.float64))[0]
     most = (math.log(_SILENT / (1 - _SILENT)) - texts.bias) / texts.scale
-    rows = unit(texts.embeddings[[texts.names.index(name) for name in names]].astype(np.float64))
+    rows = _directions(names, texts).astype(np.float64)
     loud, without = np.zeros(len(rows), bool), direction
     for _ in names:  # what was silent can rise as another falls
         loud |= rows @ without > most + 1e-6

@@ -254,8 +254,8 @@ def bootstrap(
 ) -> Interval | None:
     """Percentile interval of the mean of the groups' means, photos drawn again within each group.
 
-    None where no group has two values. A group of one photo is taken as if it were certain. The order within a
-    group, which is that in which several processes finished, changes nothing.
+    None where no group has two values. A group of one photo is taken as if it were certain. The order within
+    a group, which is that in which several processes finished, changes nothing.
 
     >>> low, high = bootstrap([[1.0, 2.0, 3.0]])
     >>> (low, high)

@@ -24,13 +24,18 @@ typedef struct {
 
 typedef void line(const lanes *, lanes *);
 
-INLINE void of_map(const lanes *d, lanes *p) {
-    lanes even = d[4] - 4 * d[2], odd = d[3] - 4 * d[1], even2 = d[4] - d[2], odd2 = 2 * (d[3] - d[1]);
-    p[0] = 4 * d[0] - 5 * d[2] + d[4];
+/* Values at 1, -1, 2 and -2, from their even and odd parts. */
+INLINE void both_signs(lanes even, lanes odd, lanes even2, lanes odd2, lanes *p) {
     p[1] = even + odd;
     p[2] = even - odd;
     p[3] = even2 + odd2;
     p[4] = even2 - odd2;
+}
+
+INLINE void of_map(const lanes *d, lanes *p) {
+    lanes even = d[4] - 4 * d[2], odd = d[3] - 4 * d[1], even2 = d[4] - d[2], odd2 = 2 * (d[3] - d[1]);
+    p[0] = 4 * d[0] - 5 * d[2] + d[4];
+    both_signs(even, odd, even2, odd2, p);
     p[5] = 4 * d[1] - 5 * d[3] + d[5];
 }
 
@@ -38,20 +43,14 @@ INLINE void of_kernel(const lanes *w, lanes *p) {
     lanes even = (w[0] + w[2]) * (-1.f / 6), odd = w[1] * (-1.f / 6);
     lanes even2 = (w[0] + 4 * w[2]) * (1.f / 24), odd2 = w[1] * (1.f / 12);
     p[0] = w[0] * (1.f / 4);
-    p[1] = even + odd;
-    p[2] = even - odd;
-    p[3] = even2 + odd2;
-    p[4] = even2 - odd2;
+    both_signs(even, odd, even2, odd2, p);
     p[5] = w[2];
 }
 
 INLINE void of_change(const lanes *y, lanes *p) {
     lanes even = y[0] + y[2], odd = y[1] + y[3], even2 = y[0] + 4 * y[2], odd2 = 2 * y[1] + 8 * y[3];
     p[0] = y[0];
-    p[1] = even + odd;
-    p[2] = even - odd;
-    p[3] = even2 + odd2;
-    p[4] = even2 - odd2;
+    both_signs(even, odd, even2, odd2, p);
     p[5] = y[3];
 }
 

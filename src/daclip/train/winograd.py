@@ -256,13 +256,12 @@ class Convolution(nn.Conv2d):
 def quicken(network: nn.Module) -> None:
     """Put a Convolution in the place of each that would be slow to train; names of weights stay.
 
-    Without a C compiler all stay as they are.
+    Without a C compiler all stay as they are; it is asked where there is something to replace.
     """
-    if transforms() is None:
-        return
     for name, child in list(network.named_modules()):
         if type(child) is not nn.Conv2d or child.kernel_size != (3, 3) or child.padding_mode != "zeros":
             continue
         is_plain = child.stride == child.padding == child.dilation == (1, 1) and child.groups == 1
-        if is_plain and min(child.in_channels, child.out_channels) >= _NARROW:
+        is_wide = min(child.in_channels, child.out_channels) >= _NARROW
+        if is_plain and is_wide and transforms() is not None:
             network.set_submodule(name, Convolution(child))
