@@ -62,6 +62,7 @@ GROUND := src/daclip/errors.py,src/daclip/vocabulary.py,src/daclip/image/*,src/d
 	$(INSTALL) -e .
 	touch $@
 
+# compiled now: tests start a hundred programs, and where Python writes no bytecode each would compile torch anew
 .venv/dev: .venv/base
-	$(INSTALL) -e ".[torch,data,openvino,captions,backbone,heif,raw,plots,serve,ui,ray,dev]"
+	$(INSTALL) --compile-bytecode -e ".[torch,data,openvino,captions,backbone,heif,raw,plots,serve,ui,ray,dev]"
 	touch $@
