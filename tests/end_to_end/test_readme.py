@@ -336,6 +336,7 @@ def ask(command: str, answers: Callable[[httpx.Client], object]) -> None:
 
 @pytest.mark.long
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "section",
     [
