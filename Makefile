@@ -16,9 +16,7 @@ help:
 restore: .venv/base
 	$(BIN)/daclip restore "$(IN)" -o "$(OUT)/"
 
-# a thread for each of two workers; coverage is of the ground, which needs no torch: it would make the graphs
-# that torch traces half as slow again
-test: export OMP_NUM_THREADS ?= 1
+# coverage is of the ground, which needs no torch: it would make the graphs that torch traces half as slow again
 test: .venv/dev
 	$(BIN)/python -m pytest -n 2 -m torch
 	$(BIN)/python -m pytest -n 2 -m "not torch" --cov --cov-report=
@@ -62,7 +60,7 @@ GROUND := src/daclip/errors.py,src/daclip/vocabulary.py,src/daclip/image/*,src/d
 	$(INSTALL) -e .
 	touch $@
 
-# compiled now: tests start a hundred programs, and where Python writes no bytecode each would compile torch anew
+# compiled now: tests start many programs, and where Python writes no bytecode each would compile torch anew
 .venv/dev: .venv/base
 	$(INSTALL) --compile-bytecode -e ".[torch,data,openvino,captions,backbone,heif,raw,plots,serve,ui,ray,dev]"
 	touch $@

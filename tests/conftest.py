@@ -1,7 +1,12 @@
 """What all tests share: long ones first, and no time limit on an example, which a busy machine would miss."""
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, settings
+
+# tests beside each other, and the programs they start, would wait for each other's threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("daclip", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("daclip")

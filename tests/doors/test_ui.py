@@ -47,7 +47,7 @@ def address(models: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iter
     temporary.mkdir()
     words = [word for model in models for word in ("--model", model)]
     call = [sys.executable, "-m", "daclip", "ui", "--no-open", "--port", str(free_port()), *words]
-    environment = {**os.environ, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "TMPDIR": str(temporary)}
     with (folder / "stderr").open("w") as errors:
         server = subprocess.Popen(
             [*call, "--engine", "onnx"], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment

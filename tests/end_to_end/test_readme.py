@@ -351,8 +351,6 @@ def test_a_section_of_the_readme_runs_from_top_to_bottom(
     places = [str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
     monkeypatch.setenv("PATH", os.pathsep.join(places))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    # two tests at once would wait for each other's threads
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     BEFORE[section]()
     for language, text in blocks()[section]:
         for piece in pieces(language, text):
