@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daclip.networks.drunet import DRUNet
-from daclip.networks.fill import Fill, flat, push_pull
+from daclip.networks.fill import Fill, flat, hardness, push_pull
 from daclip.train.restorer import psnr
 from test_drunet import TOLD, embeddings
 from test_nafnet import drawn, shaken
@@ -61,6 +61,28 @@ def test_the_tips_of_a_hole_are_counted_in_by_their_colour() -> None:
     torch.testing.assert_close(found, hole)
     photo[..., 9, 15] = 0.98  # nearly that colour, but not it
     torch.testing.assert_close(flat(torch.where(hole > 0, torch.tensor(1.0), photo)), hole)
+
+
+def test_a_hole_has_hard_borders_and_a_clipped_sky_has_not_far_into_both() -> None:
+    photo = smooth(1, 128, 256) + 0.02 * drawn(1, 3, 128, 256)
+    hole, sky = photo.clone(), photo.clone()
+    hole[..., :100, :100] = 1
+    ramp = torch.linspace(1.4, 0, 256).expand(128, 256)  # over the border it loses a hundredth a pixel
+    sky = (sky + ramp).clamp(max=1)
+    found = [hardness(each, flat(each))[..., :50, :20].mean() for each in (hole, sky)]
+    assert found[0] > 0.7
+    assert found[1] < 0.3
+    assert hardness(photo, flat(photo)).abs().max() == 0
+
+
+def test_what_is_flat_and_fades_into_the_photo_is_no_hole_from_the_start() -> None:
+    fill, photo = Fill(4, 0), smooth(1, 128, 256) + 0.02 * drawn(1, 3, 128, 256)
+    sky = (photo + torch.linspace(1.4, 0, 256)).clamp(max=1)
+    hole = photo.clone()
+    hole[..., 30:60, 30:60] = 1
+    with torch.no_grad():
+        assert (fill(sky, None) - sky).abs().max() < 0.05
+        assert (fill(hole, None) - hole).abs()[..., 35:55, 35:55].min() > 0.1
 
 
 def test_where_nothing_can_be_trusted_numbers_stay_numbers() -> None:

@@ -31,9 +31,16 @@ def hub_cache_with(root: Path, repository: str, folder: Path) -> Path:
 
 
 def test_a_description_survives_writing_and_reading(tmp_path: Path) -> None:
-    config = ModelConfig(kind="one-pass", encoder="compact-encoder", network={"name": "nafnet"}, texts=TEXTS)
+    config = ModelConfig(
+        kind="one-pass",
+        encoder="compact-encoder",
+        network={"name": "nafnet"},
+        texts=TEXTS,
+        brings_out={"low-light": ("noisy",)},
+    )
     write_config(config, tmp_path)
     back = read_config(tmp_path)
+    assert back.brings_out == config.brings_out
     assert back.texts is not None
     assert back.texts.names == TEXTS.names
     np.testing.assert_array_equal(back.texts.embeddings, TEXTS.embeddings)
@@ -54,6 +61,7 @@ def test_a_description_survives_writing_and_reading(tmp_path: Path) -> None:
         ({"kind": "two-pass"}, "two-pass"),
         ({"texts": {"names": ["hazy"], "embeddings": [[1.0], [2.0]]}}, "1 words but text embeddings"),
         ({"mean": ["red"]}, "red"),
+        ({"brings_out": 3}, "not iterable"),
     ],
 )
 def test_a_bad_description_is_refused_with_its_fault(

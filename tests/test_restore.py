@@ -268,6 +268,38 @@ def test_words_are_told_beside_what_the_photo_shows_where_the_model_says_so(
     assert not set(detect(told[3], texts).found) & set(found)
 
 
+def test_what_light_brings_out_is_treated_in_its_turn(
+    restorer: Restorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(restorer.folder.config, brings_out={"low-light": ("noisy",)})
+    again = Restorer(replace(restorer.folder, config=config), precision="fp32")
+    photo, calls = dark(), list[tuple[int, int]]()
+    once = restorer.restore(photo)
+    twice = restorer.restore(once.pixels)
+    quiet = again.restore(photo, on_progress=lambda *call: calls.append(call))
+    assert calls == [(1, 2), (1, 1)]
+    assert quiet.applied == {"low-light": 1}
+    assert quiet.brought_out is None
+    np.testing.assert_array_equal(quiet.pixels, once.pixels)
+
+    looks = [detect(np.array([row], np.float32), TEXTS) for row in ([1, 0, 0, 0], [0, 1, 0, 0]) * 2]
+    looks = [*looks, looks[0], looks[0]]
+    monkeypatch.setattr("daclip.detect.detect", lambda *_: looks.pop(0))
+    done = again.restore(photo, on_progress=lambda *call: calls.append(call))
+    assert calls[2:] == [(1, 2), (2, 2)]
+    assert done.applied == {"low-light": 1, "noisy": 1}
+    assert done.detection is not None
+    assert done.detection.found == ("low-light",)
+    assert done.probability("noisy") > 0.9
+    np.testing.assert_array_equal(done.pixels, twice.pixels)
+    assert done.at({"noisy": 0}).applied == {"low-light": 1, "noisy": 0}
+    half = again.restore(photo, strength={"noisy": 0.5})
+    assert half.applied == {"low-light": 1, "noisy": 0.5}
+    assert 0.74 < half.strength < 0.76
+    for options in ({"task": "low-light"}, {"strength": {"noisy": 0}}):
+        np.testing.assert_array_equal(again.restore(photo, **options).pixels, once.pixels)
+
+
 def test_embeddings_can_be_given_and_then_nothing_is_encoded(restorer: Restorer) -> None:
     clean = image.from_array(scene(60, 60))
     given = Embeddings(

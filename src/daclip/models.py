@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -50,6 +50,8 @@ class ModelConfig:
         texts: the words the model knows, with embeddings.
         word_share: of words that are named, but not found, in what a restorer is told; the rest is what the
             photo itself shows. 1: the words alone.
+        brings_out: of a degradation, those that its removal brings out, such as the noise of what was dark:
+            looked for in the answer, and treated in a second run.
         multiple: tile sides the network likes, in pixels.
         overlap: pixels of context a tile needs around it.
         bytes_per_pixel: working memory of the restorer per pixel of a tile, measured.
@@ -70,6 +72,7 @@ class ModelConfig:
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     texts: ClassTexts | None = None
     word_share: float = 1.0
+    brings_out: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     multiple: int = 16
     overlap: int = 32
     bytes_per_pixel: int = 2000
@@ -105,7 +108,7 @@ def read_config(folder: Path) -> ModelConfig:
     values = cast("dict[str, Any]", values)
     if (version := values.pop("format", None)) != FORMAT:
         raise ModelError(f"{path}: format {version}, this daclip reads {FORMAT}", hint="update daclip")
-    known = {field.name for field in fields(ModelConfig)}
+    known = {each.name for each in fields(ModelConfig)}
     if unknown := sorted(set(values) - known):
         raise ModelError(f"{path}: unknown keys {', '.join(unknown)}", hint="update daclip, or mend the file")
     try:
@@ -115,6 +118,8 @@ def read_config(folder: Path) -> ModelConfig:
             if name in values:
                 values[name] = tuple(float(number) for number in values[name])
         values["times"] = tuple(int(time) for time in values.get("times", ()))
+        brings_out = dict(values.get("brings_out", {}))
+        values["brings_out"] = {name: tuple(map(str, words)) for name, words in brings_out.items()}
         config = ModelConfig(**values)
         if config.kind not in get_args(ModelKind):
             raise ValueError(f"kind {config.kind!r} is none of {', '.join(get_args(ModelKind))}")

@@ -38,6 +38,8 @@ class Restored:
         photo: as it came.
         action: `restored`, or `unchanged` with the `reason`.
         detection: what was found; None when nobody looked.
+        brought_out: what was found in the answer, where that was treated in its turn, see
+            ModelConfig.brings_out.
         applied: strength of each degradation that was treated.
         strength: the one strength they come to, weighted by their probabilities.
         sampler, steps, seed: how the pixels came about; no sampler for one-pass models.
@@ -48,6 +50,7 @@ class Restored:
     action: Literal["restored", "unchanged"]
     reason: str = ""
     detection: Detection | None = None
+    brought_out: Detection | None = None
     applied: Mapping[str, float]
     strength: float
     full: Pixels | None = None
@@ -63,12 +66,17 @@ class Restored:
             return _blend(self.photo, None, 0.0)
         return self.full if self.strength == 1 else _blend(self.photo, self.full, self.strength)
 
+    def probability(self, name: str) -> float:
+        """How sure it is that the degradation was there: in the photo, or brought out by the restoration."""
+        looks = [found for found in (self.detection, self.brought_out) if found]
+        return max((found.probability(name) for found in looks), default=0.0)
+
     def at(self, strength: Strength) -> "Restored":
         """The same run at another strength, without a new run."""
         if self.full is None:
             return self
         applied = {name: _strength_of(strength, name) for name in self.applied}
-        together = _together(applied, self.detection)
+        together = _together(applied, self.probability)
         action, reason = ("restored", "") if together > 0 else ("unchanged", "strength is 0")
         return replace(self, applied=applied, strength=together, action=action, reason=reason)
 
@@ -226,13 +234,14 @@ class Restorer:
             clean = f"{vocabulary.CLEAN} {found.probability(vocabulary.CLEAN):.2f}"
             return _unchanged(photo, run, f"no known degradation found ({clean})", found)
         applied = {name: _strength_of(strength, name) for name in names}
-        together = _together(applied, found)
+        together = _together(applied, found.probability)
         if together == 0:
             return _unchanged(photo, run, "strength is 0", found)
-        condition = self.condition(seen)
-        condition = replace(condition, degradation=self._told(condition.degradation, names, found))
-        full, notes = self._in_tiles(photo, condition, run, mask=mask, side=side, on_progress=on_progress)
-        return Restored(
+        told = self._told(seen, names, found)
+        awaited = () if named else self._awaited(names, strength)
+        once = replace(run, runs=2 if awaited else 1)
+        full, notes = self._in_tiles(photo, told, once, mask=mask, side=side, on_progress=on_progress)
+        done = Restored(
             photo=photo,
             action="restored",
             detection=found,
@@ -244,6 +253,41 @@ class Restorer:
             seed=seed,
             notes=notes,
         )
+        if not awaited:
+            return done
+        return self._once_more(done, awaited, replace(once, number=1), strength, side, views, on_progress)
+
+    def _awaited(self, names: Sequence[str], strength: Strength) -> tuple[str, ...]:
+        """What the removal of these degradations may bring out, and is to be treated then."""
+        brings_out = self.folder.config.brings_out
+        awaited = [word for name in names for word in brings_out.get(name, ()) if word not in names]
+        return tuple(word for word in dict.fromkeys(awaited) if _strength_of(strength, word) > 0)
+
+    def _once_more(
+        self,
+        done: Restored,
+        awaited: Sequence[str],
+        run: "_Run",
+        strength: Strength,
+        side: int,
+        views: View,
+        on_progress: Progress | None,
+    ) -> Restored:
+        """The answer restored in its turn, where what was awaited is found in it."""
+        assert done.full is not None
+        answer = replace(image.from_array(done.full), path=done.photo.path)
+        seen = self.encode(answer, views=views)
+        found = detection.detect(seen.degradation, self.folder.texts)
+        names = [name for name in awaited if name in found.found]
+        if not names:
+            if on_progress is not None:
+                on_progress(1, 1)
+            return done
+        told = self._told(seen, names, found)
+        full, notes = self._in_tiles(answer, told, run, mask=None, side=side, on_progress=on_progress)
+        again = replace(done, full=full, brought_out=found, notes=tuple(dict.fromkeys((*done.notes, *notes))))
+        applied = {**done.applied, **{name: _strength_of(strength, name) for name in names}}
+        return replace(again, applied=applied, strength=_together(applied, again.probability))
 
     def __call__(
         self,
@@ -270,25 +314,25 @@ class Restorer:
         }
         return _as_it_came(photo, lambda one: self.restore(one, **options))
 
-    def _told(
-        self, own: Float32[np.ndarray, "1 d"], names: Sequence[str], found: Detection
-    ) -> Float32[np.ndarray, "1 d"]:
-        """What the network is told of the damage that is treated.
+    def _told(self, seen: PhotoEmbeddings, names: Sequence[str], found: Detection) -> PhotoEmbeddings:
+        """What the network is told of a photo, some damage of which is to be treated.
 
-        What the photo itself shows, where that is what is found; else it is turned towards the words, for it
-        says how strong the damage is: further, and with those words silenced first, where it shows damage
-        that is not to be treated. A model that has `word_share` 1 is told the words alone.
+        Of damage what the photo itself shows, where that is what is treated; else it is turned towards the
+        words, for it says how strong the damage is: further, and with those words silenced first, where it
+        shows damage that is not to be treated. A model that has `word_share` 1 is told the words alone.
         """
+        condition = self.condition(seen)
+        own = condition.degradation
         shown, texts = {*found.found, *found.doubtful}, self.folder.texts
         if shown == set(names):
-            return own
+            return condition
         share = self.folder.config.word_share
         words = detection.of_words(names, texts, length=float(np.linalg.norm(own)))
         if share == 1:
-            return words
+            return replace(condition, degradation=words)
         if beside := [name for name in texts.names if name in shown - set(names)]:
             own, share = detection.silenced(own, beside, texts), max(share, _SHARE_OF_SOME)
-        return detection.turned(own, words, share=share)
+        return replace(condition, degradation=detection.turned(own, words, share=share))
 
     def _run(self, sampler: str | None, steps: int | None, seed: int) -> "_Run":
         """The settings that turn into pixels, checked against the kind of model."""
@@ -363,7 +407,8 @@ class Restorer:
 
             def tell(done: int, calls: int, first: int = number) -> None:
                 if on_progress is not None:
-                    on_progress(first * calls + done, len(tiles) * calls)
+                    each = len(tiles) * calls
+                    on_progress(run.number * each + first * calls + done, run.runs * each)
 
             mu = photo.crop(tile.top, tile.left, tile.height, tile.width)
             hole = None if mask is None else mask.crop(tile.top, tile.left, tile.height, tile.width)
@@ -465,10 +510,14 @@ class Restorer:
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
+    """The settings of a run, and which it is of how many that there may be."""
+
     sampler: str | None
     steps: int
     times: tuple[int, ...] = ()
     seed: int
+    number: int = 0
+    runs: int = 1
 
 
 class _Range:
@@ -546,12 +595,12 @@ def _strength_of(strength: Strength, name: str) -> float:
     return float(by_name.get(name, 1.0))
 
 
-def _together(applied: Mapping[str, float], found: Detection | None) -> float:
+def _together(applied: Mapping[str, float], probability: Callable[[str], float]) -> float:
     """One strength: the mean over what is treated, weighted by how probable each degradation is."""
     strengths = list(applied.values())
     if len(set(strengths)) == 1:  # exactly, not up to rounding
         return strengths[0]
-    weights = [1e-6 + (found.probability(name) if found else 0.0) for name in applied]
+    weights = [1e-6 + probability(name) for name in applied]
     return float(np.average(strengths, weights=weights))
 
 

@@ -67,10 +67,7 @@ class Answer:
         elif restored.action == "unchanged":
             what = f"unchanged: {restored.reason}"
         else:
-            detection = restored.detection
-            what = ", ".join(
-                f"{name} {detection.probability(name) if detection else 0:.2f}" for name in restored.applied
-            )
+            what = ", ".join(f"{name} {restored.probability(name):.2f}" for name in restored.applied)
         return f"{outcome.output or '-'}\t{what}\t{outcome.seconds:.1f} s"
 
     def _record(self, job: Job, outcome: Outcome | Exception) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from daclip.degradations.common import Degrade, Parameters, Pixels, Rng, between
 from daclip.degradations.holes import draw_strokes
 from daclip.degradations.jpeg import through_jpeg
 from daclip.degradations.ten import DEGRADE
+from daclip.degradations.weather import rainy
 
 
 def _noisy(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Parameters]:
@@ -36,12 +37,16 @@ def _heavy(pixels: Pixels, severity: float, rng: Rng, *, name: str) -> tuple[Pix
     return DEGRADE[name](pixels, between(rng, *_BENCHMARK_SEVERITY[name]), rng)
 
 
+def _rainy(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Parameters]:
+    """Streaks added to stored values, as heavy as Rain100H; severity is not used."""
+    return rainy(pixels, between(rng, 0.8, 1.0), rng, kind="additive")
+
+
 _BENCHMARK_SEVERITY: dict[str, tuple[float, float]] = {
     "motion-blurry": (0.3, 0.9),
     "hazy": (0.4, 1.0),
     "low-light": (0.6, 1.0),
     "raindrop": (0.4, 1.0),
-    "rainy": (0.8, 1.0),
     "shadowed": (0.4, 1.0),
     "snowy": (0.7, 1.0),
 }
@@ -51,5 +56,6 @@ PAPER: dict[str, Degrade] = {
     **{name: partial(_heavy, name=name) for name in _BENCHMARK_SEVERITY},
     "noisy": _noisy,
     "jpeg-compressed": _jpeg_compressed,
+    "rainy": _rainy,
     "uncompleted": _uncompleted,
 }

@@ -1,6 +1,7 @@
 """Rain and snow in the air."""
 
 import math
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -47,15 +48,19 @@ def _streaks(
     )
 
 
-def rainy(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Parameters]:
+def rainy(
+    pixels: Pixels, severity: float, rng: Rng, *, kind: Literal["additive", "veiled"] | None = None
+) -> tuple[Pixels, Parameters]:
     """Streaks of falling drops at several depths: far ones fine and dense, near ones long and wide.
 
-    Additive in stored values (light as Rain100L at severity 0.3, heavy as Rain100H near 1) or, as in real
-    photos, translucent in linear light with a veil of far rain.
+    Additive in stored values (light as Rain100L at severity 0.3, heavy as Rain100H near 1, where streaks
+    cover the photo several times over) or, as in real photos, translucent in linear light with a veil of far
+    rain.
     """
     shape = (pixels.shape[0], pixels.shape[1])
     scale = magnification(pixels)
-    kind = choice(rng, {"additive": 0.6, "veiled": 0.4})
+    drawn = kind or choice(rng, {"additive": 0.6, "veiled": 0.4})
+    densest = 0.65 + (0.25 * severity**4 if drawn == "additive" else 0)
     layers = int(rng.integers(1, 4))
     angle, length = between(rng, -35, 35), between(rng, 12, 50) * scale
     rain = np.zeros(shape, np.float32)
@@ -64,7 +69,7 @@ def rainy(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Parameters
         stretch = length * (0.5 + near)
         streaks = _streaks(
             shape,
-            density=severity**1.5 * (1.5 - near) * between(rng, 0.2, 0.65) / stretch / scale / layers**0.5,
+            density=severity**1.5 * (1.5 - near) * between(rng, 0.2, densest) / stretch / scale / layers**0.5,
             length=stretch,
             thickness=(0.4 + 0.9 * near * between(rng, 0.6, 1.4)) * scale,
             angle=angle + between(rng, -4, 4),
@@ -73,9 +78,9 @@ def rainy(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Parameters
         rain += streaks * np.float32(0.5 + 0.5 * near)
     strength = severity**0.5 * between(rng, 0.6, 1)
     rain = np.minimum(rain * np.float32(strength), 1)[..., None]
-    parameters: Parameters = {"kind": kind, "layers": layers, "angle_degrees": round(angle, 1)}
+    parameters: Parameters = {"kind": drawn, "layers": layers, "angle_degrees": round(angle, 1)}
     parameters |= {"length_pixels": round(length, 1), "strength": round(strength, 2)}
-    if kind == "additive":
+    if drawn == "additive":
         return pixels + rain, parameters
     veil = 0.55 * severity * float(rng.random())
     light = to_linear(pixels)

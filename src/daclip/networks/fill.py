@@ -6,6 +6,8 @@ grey. Sums over trusted pixels alone are normalised convolutions (Knutsson & Wes
 partial convolutions (Liu et al., ECCV 2018); here they are a pyramid without weights.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -26,13 +28,19 @@ _LEAST = 1e-5
 _AJAR = 0.05
 """A gate that is less open than this is closed."""
 
+_RELAXED = 3
+"""Steps of relaxation on every level: without them squares of the pyramid can be seen in wide holes."""
+
+_FADE, _HARD = 0.05, 0.5
+"""What a step of colour at a border is measured against, see `hardness`, and what that is above in holes."""
+
 
 class Fill(nn.Module):
     """Finds what hides the photo, told by DA-CLIP what it is, and puts there what is around it.
 
-    Starts by finding nearly nothing but what is flat (see `flat`), as all that was cut out or painted over
-    is. Whether anything hides the photo is said by the embedding alone: it tells a flake from a lamp, and a
-    hole from a clipped sky.
+    Starts by finding nearly nothing but what is flat and has hard borders (see `flat` and `hardness`), as
+    what was cut out or painted over has. Whether anything hides the photo is said by the embedding alone: it
+    tells a flake from a lamp, and a hole from a clipped sky.
 
     Args:
         width: channels at half resolution; twice as many at a quarter.
@@ -49,8 +57,9 @@ class Fill(nn.Module):
         self.gate = nn.Linear(size, 1) if size else None
         self.up = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
         self.tail = nn.Conv2d(width, 4, 3, padding=1)
-        self.flat = nn.Conv2d(4, width, 3, padding=1, bias=False)
+        self.flat = nn.Conv2d(5, width, 3, padding=1, bias=False)
         self.sure = nn.Parameter(torch.tensor(5.0))  # logit that what is flat hides the scene
+        self.hard = nn.Parameter(torch.tensor(14.0))  # what its hardness adds to that
         nn.init.zeros_(self.flat.weight)
         nn.init.zeros_(self.tail.weight)
         self.tail.bias = nn.Parameter(torch.full((4,), -3.0))
@@ -94,14 +103,17 @@ class Fill(nn.Module):
         """Of each pixel, whether something hides the scene there; of the photo, whether anywhere."""
         height, width = mu.shape[-2:]
         one_colour = flat(mu)
+        hard = hardness(mu, one_colour) - _HARD
         x = self.head(F.pixel_unshuffle(padded(mu), 2))
-        x = F.relu(x + self.flat(F.pixel_unshuffle(padded(one_colour, mode="constant"), 2)))
+        told_flat = [F.pixel_unshuffle(padded(one_colour, mode="constant"), 2), hard]
+        x = F.relu(x + self.flat(torch.cat(told_flat, dim=1)))
         coarse = F.relu(self.down(x))
         word = 0 if self.told is None or told is None else self.told(told)[:, :, None, None]
         coarse = coarse + F.relu(self.conv(coarse) + word)
         coarse = coarse + F.relu(self.wide(coarse))
         hidden = F.pixel_shuffle(self.tail(F.relu(x + self.up(coarse))), 2)[..., :height, :width]
-        hidden = hidden + self.sure * one_colour
+        hard = F.interpolate(hard, scale_factor=2.0)[..., :height, :width]
+        hidden = hidden + one_colour * (self.sure + self.hard * hard)
         gate = None if self.gate is None or told is None else self.gate(told)[:, 0].float()
         return hidden.float(), gate
 
@@ -128,7 +140,7 @@ def filled(
     with torch.autocast(mu.device.type, enabled=False):
         # what is beyond the photo says nothing
         trust = padded(trust.clamp(min=_LEAST), mode="constant")
-        around = push_pull(padded(mu).float(), trust)
+        around = push_pull(padded(mu).float(), trust, relaxed=_RELAXED)
         around = around[..., : mu.shape[-2], : mu.shape[-1]]
         return torch.addcmul(mu, hides, around - mu)
 
@@ -151,6 +163,30 @@ def flat(mu: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
     return torch.maximum(squares, (other < _SAME).to(mu.dtype))
 
 
+def hardness(mu: Float[Tensor, "b 3 h w"], one_colour: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 i j"]:
+    """How hard the borders of what is flat are, 0 to 1, at half the resolution and spread from there.
+
+    Beside a hole the photo stands as it was; what is clipped fades into the rest, if over a pixel only. So
+    the step of colour over the border is measured against the next one, a / (a + b + `_FADE`), in four
+    directions, and everywhere stands the mean of the nearest borders. 0 where nothing is flat.
+    """
+    height, width = mu.shape[-2:]
+    photo = F.pad(torch.cat([mu, one_colour], dim=1), (2, 2, 2, 2), mode="replicate")
+    found = torch.zeros_like(mu[:, :2])
+    for down, right in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+        here, first, second = (
+            photo[..., 2 + i * down : 2 + i * down + height, 2 + i * right : 2 + i * right + width]
+            for i in range(3)
+        )
+        over, beyond = (
+            (a - b)[:, :3].abs().amax(1, keepdim=True) for a, b in pairwise((here, first, second))
+        )
+        at_border = here[:, 3:] * (1 - first[:, 3:]) * (1 - second[:, 3:])
+        found = found + at_border * torch.cat([over / (over + beyond + _FADE), torch.ones_like(over)], dim=1)
+    hard, borders = F.avg_pool2d(padded(found, mode="constant"), 2).split(1, dim=1)
+    return push_pull(hard / (borders + 1e-9), borders.clamp(max=1), depth=DEPTH - 1)
+
+
 def padded(
     x: Float[Tensor, "b c h w"], multiple: int = 2**DEPTH, *, mode: str = "replicate"
 ) -> Float[Tensor, "b c i j"]:
@@ -166,19 +202,24 @@ def same_pixels(mu: Float[Tensor, "b 3 h w"], clean: Float[Tensor, "b 3 h w"]) -
     return ((mu - clean).abs().amax(1, keepdim=True) < 0.1).to(mu.dtype)
 
 
-def push_pull(x: Float[Tensor, "b 3 h w"], trust: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 3 h w"]:
+def push_pull(
+    x: Float[Tensor, "b c h w"], trust: Float[Tensor, "b 1 h w"], *, depth: int = DEPTH, relaxed: int = 0
+) -> Float[Tensor, "b c h w"]:
     """What the trusted pixels around it say of each pixel (Gortler et al., The Lumigraph, SIGGRAPH 1996).
 
-    Pushed up a pyramid of weighted means, then pulled down again as far as there was no trust. Sides must
-    divide by 2 ** 7.
+    Pushed up a pyramid of weighted means, then pulled down again as far as there was no trust; what comes
+    from above is `relaxed` so many times towards the mean of its neighbours. Sides must divide by 2 **
+    `depth`.
     """
     levels: list[tuple[Tensor, Tensor]] = []
-    for _ in range(DEPTH):
+    for _ in range(depth):
         weight = F.avg_pool2d(trust, 2)
         x = F.avg_pool2d(x * trust, 2) / (weight + 1e-12)
         trust = weight * (2 - weight)
         levels.append((x, trust))
     for finer, trust in reversed(levels[:-1]):
-        around = F.interpolate(x, scale_factor=2.0, mode="bilinear")
-        x = torch.lerp(around, finer, trust.expand_as(finer))
+        trusted = trust.expand_as(finer)
+        x = torch.lerp(F.interpolate(x, scale_factor=2.0, mode="bilinear"), finer, trusted)
+        for _ in range(relaxed):
+            x = torch.lerp(F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), finer, trusted)
     return F.interpolate(x, scale_factor=2.0, mode="bilinear")

@@ -347,6 +347,7 @@ def restorer_parts(run: RestorerRun) -> Parts:
         std=encoder.std,
         texts=found.texts if found.source == "folder" else None,
         word_share=_WORD_SHARE,
+        brings_out={"low-light": ("noisy",)},
         multiple=network.multiple if isinstance(network.multiple, int) else 16,
         bytes_per_pixel=_bytes_per_pixel(run),
         overlap=_overlap(run),

@@ -128,11 +128,10 @@ def written(session: Session) -> list[Path]:
 def line(result: Result) -> str:
     """What was found and done, and what should be known of it."""
     restored = result.restored
-    found = restored.detection
     if restored.action == "unchanged":
         what = f"left as it is, {restored.reason}"
     else:
-        what = ", ".join(f"{word} {found.probability(word):.2f}" for word in restored.applied if found)
+        what = ", ".join(f"{word} {restored.probability(word):.2f}" for word in restored.applied)
     return "; ".join([f"{result.name}: {what}", *restored.photo.warnings, *restored.notes])
 
 
