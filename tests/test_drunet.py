@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from daclip import checkpoints, models
+from daclip import checkpoints, models, tiling
 from daclip.errors import UsageError
 from daclip.networks.conditioning import TONES, ContentVector, unit
 from daclip.networks.drunet import DiffusionDRUNet, DRUNet
@@ -128,7 +128,10 @@ def test_the_bundled_restorer_stays_in_bounds_whatever_content_it_is_told() -> N
     """Its thirteen blocks multiply: without a bound these come out as 8e8."""
     model = checkpoints.load(models.find("compact"))
     generator = torch.Generator().manual_seed(0)
-    content = torch.cat([torch.randn(60, 256, generator=generator), torch.rand(60, TONES)], dim=1)
+    tone = tiling.tone(drawn(1, 3, 64, 64).permute(0, 2, 3, 1).numpy())
+    content = torch.cat(
+        [torch.randn(60, 256, generator=generator), torch.from_numpy(tone).expand(60, -1)], dim=1
+    )
     noisy = models.find("compact-encoder").texts.embeddings[4:5].repeat(60, 0)
     with torch.no_grad():
         restored = model.network.float()(

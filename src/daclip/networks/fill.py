@@ -6,8 +6,6 @@ grey. Sums over trusted pixels alone are normalised convolutions (Knutsson & Wes
 partial convolutions (Liu et al., ECCV 2018); here they are a pyramid without weights.
 """
 
-from itertools import pairwise
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -170,20 +168,21 @@ def hardness(mu: Float[Tensor, "b 3 h w"], one_colour: Float[Tensor, "b 1 h w"])
     the step of colour over the border is measured against the next one, a / (a + b + `_FADE`), in four
     directions, and everywhere stands the mean of the nearest borders. 0 where nothing is flat.
     """
-    height, width = mu.shape[-2:]
-    photo = F.pad(torch.cat([mu, one_colour], dim=1), (2, 2, 2, 2), mode="replicate")
-    found = torch.zeros_like(mu[:, :2])
-    for down, right in ((0, 1), (0, -1), (1, 0), (-1, 0)):
-        here, first, second = (
-            photo[..., 2 + i * down : 2 + i * down + height, 2 + i * right : 2 + i * right + width]
-            for i in range(3)
-        )
-        over, beyond = (
-            (a - b)[:, :3].abs().amax(1, keepdim=True) for a, b in pairwise((here, first, second))
-        )
-        at_border = here[:, 3:] * (1 - first[:, 3:]) * (1 - second[:, 3:])
-        found = found + at_border * torch.cat([over / (over + beyond + _FADE), torch.ones_like(over)], dim=1)
-    hard, borders = F.avg_pool2d(padded(found, mode="constant"), 2).split(1, dim=1)
+    kept = 1 - F.pad(one_colour, (2, 2, 2, 2), mode="replicate")
+    photo = F.pad(mu, (2, 2, 2, 2), mode="replicate")
+    hard, borders = torch.zeros_like(one_colour), torch.zeros_like(one_colour)
+    for axis in (2, 3):
+        size, across = mu.shape[axis], mu.shape[5 - axis]
+        line, free = (each.narrow(5 - axis, 2, across) for each in (photo, kept))
+        steps = line.narrow(axis, 1, size + 3) - line.narrow(axis, 0, size + 3)
+        steps = steps.abs().amax(1, keepdim=True)
+        # forwards and backwards: where the step over the border stands, the next one, and their pixels
+        for over, beyond, first, second in ((2, 3, 3, 4), (1, 0, 1, 0)):
+            step = steps.narrow(axis, over, size)
+            at_border = one_colour * free.narrow(axis, first, size) * free.narrow(axis, second, size)
+            hard = hard + at_border * step / (step + steps.narrow(axis, beyond, size) + _FADE)
+            borders = borders + at_border
+    hard, borders = (F.avg_pool2d(padded(each, mode="constant"), 2) for each in (hard, borders))
     return push_pull(hard / (borders + 1e-9), borders.clamp(max=1), depth=DEPTH - 1)
 
 
