@@ -305,7 +305,7 @@ def test_additive_rain_only_brightens():
 
 
 def test_rain_of_the_paper_is_added_and_as_heavy_as_its_benchmark():
-    """Papers give 12 to 13.6 dB for the rainy photos of Rain100H, of which some are below 7."""
+    """Rain100H is at about 10 to 13 dB, single photos of it below 7."""
     errors = []
     for seed, clean in enumerate(4 * crops()):
         pixels, parameters = PAPER["rainy"](clean, 0.5, seeded(seed))

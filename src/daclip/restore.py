@@ -239,8 +239,8 @@ class Restorer:
             return _unchanged(photo, run, "strength is 0", found)
         told = self._told(seen, names, found)
         awaited = () if named else self._awaited(names, strength)
-        once = replace(run, runs=2 if awaited else 1)
-        full, notes = self._in_tiles(photo, told, once, mask=mask, side=side, on_progress=on_progress)
+        tell = _part(on_progress, 0) if awaited else on_progress
+        full, notes = self._in_tiles(photo, told, run, mask=mask, side=side, on_progress=tell)
         done = Restored(
             photo=photo,
             action="restored",
@@ -255,7 +255,7 @@ class Restorer:
         )
         if not awaited:
             return done
-        return self._once_more(done, awaited, replace(once, number=1), strength, side, views, on_progress)
+        return self._once_more(done, awaited, run, strength, side, views, on_progress)
 
     def _awaited(self, names: Sequence[str], strength: Strength) -> tuple[str, ...]:
         """What the removal of these degradations may bring out, and is to be treated then."""
@@ -284,7 +284,8 @@ class Restorer:
                 on_progress(1, 1)
             return done
         told = self._told(seen, names, found)
-        full, notes = self._in_tiles(answer, told, run, mask=None, side=side, on_progress=on_progress)
+        tell = _part(on_progress, 1)
+        full, notes = self._in_tiles(answer, told, run, mask=None, side=side, on_progress=tell)
         again = replace(done, full=full, brought_out=found, notes=tuple(dict.fromkeys((*done.notes, *notes))))
         applied = {**done.applied, **{name: _strength_of(strength, name) for name in names}}
         return replace(again, applied=applied, strength=_together(applied, again.probability))
@@ -407,8 +408,7 @@ class Restorer:
 
             def tell(done: int, calls: int, first: int = number) -> None:
                 if on_progress is not None:
-                    each = len(tiles) * calls
-                    on_progress(run.number * each + first * calls + done, run.runs * each)
+                    on_progress(first * calls + done, len(tiles) * calls)
 
             mu = photo.crop(tile.top, tile.left, tile.height, tile.width)
             hole = None if mask is None else mask.crop(tile.top, tile.left, tile.height, tile.width)
@@ -510,14 +510,17 @@ class Restorer:
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """The settings of a run, and which it is of how many that there may be."""
-
     sampler: str | None
     steps: int
     times: tuple[int, ...] = ()
     seed: int
-    number: int = 0
-    runs: int = 1
+
+
+def _part(on_progress: Progress | None, number: int) -> Progress | None:
+    """The progress of one of two runs over a photo, the first (0) or the second (1), as that of both."""
+    if on_progress is None:
+        return None
+    return lambda done, total: on_progress(number * total + done, 2 * total)
 
 
 class _Range:

@@ -57,7 +57,7 @@ ELSEWHERE = {
     "make restore": (".ci/run", "\nmake restore "),
     "make test": (".ci/run", "\nmake test\n"),
     "pip install .": ("tests/end_to_end/test_wheel.py", '"pip", "install"'),
-    'uv pip install ".[torch]"': ("Makefile", '-e ".[torch,'),
+    'uv pip install ".[torch]"': ("Makefile", '$(INSTALL) --compile-bytecode -e ".[torch,'),
 }
 """Commands run elsewhere: the place, and what stands there."""
 

@@ -53,9 +53,8 @@ def rainy(
 ) -> tuple[Pixels, Parameters]:
     """Streaks of falling drops at several depths: far ones fine and dense, near ones long and wide.
 
-    Additive in stored values (light as Rain100L at severity 0.3, heavy as Rain100H near 1, where streaks
-    cover the photo several times over) or, as in real photos, translucent in linear light with a veil of far
-    rain.
+    Additive in stored values (light as Rain100L at severity 0.3, heavy and dense as Rain100H near 1) or, as
+    in real photos, translucent in linear light with a veil of far rain.
     """
     shape = (pixels.shape[0], pixels.shape[1])
     scale = magnification(pixels)
