@@ -658,7 +658,7 @@ def test_a_network_that_cannot_uncover_is_refused_before_the_photos_are_read(
 ) -> None:
     run = restorer_run("no photos", encoder, network=network, objective="uncover")
     for begin in (train.estimate, train.restorer_parts):
-        with pytest.raises(UsageError, match="the fill of a DRUNet, and this network has none"):
+        with pytest.raises(UsageError, match="shade and fill of a DRUNet, and this network has neither"):
             begin(run)
 
 

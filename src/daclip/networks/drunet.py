@@ -19,6 +19,7 @@ from daclip.errors import UsageError
 from daclip.networks import recompute
 from daclip.networks.conditioning import Conditions, Content, Modulation, unit
 from daclip.networks.fill import DEPTH, Fill, padded
+from daclip.networks.shade import Shade
 from daclip.networks.unet import Sinusoid
 from daclip.networks.veil import Veil, white
 
@@ -74,7 +75,8 @@ class DRUNet(nn.Module):
         degradation: modulate every block by the degradation prompt.
         content: how the content embedding is used, see conditioning.Content.
         tone: the content embedding is followed by the tone of the whole photo, see conditioning.ToneVector.
-        fill: what hides the photo is first taken out, see fill.Fill. The blocks still see what it was.
+        shade: shadows are first lit, see shade.Shade; needs the degradation prompt.
+        fill: what hides the photo is then taken out, see fill.Fill. The blocks still see what it was.
         veil: then the veil of haze is taken off, see veil.Veil, which needs the tone. The same holds.
         shuffle: pixel-unshuffle factor of the stem; 2 works at half resolution.
         factors: the network gives a factor beside the term for each value of the photo: mu (1 + factor) +
@@ -95,6 +97,7 @@ class DRUNet(nn.Module):
         degradation: bool = False,
         content: Content = "none",
         tone: bool = False,
+        shade: bool = False,
         fill: bool = False,
         veil: bool = False,
         shuffle: int = 1,
@@ -104,11 +107,14 @@ class DRUNet(nn.Module):
         self.shuffle, self.factors = shuffle, factors
         self._halved = shuffle * 2 ** len(encoder_blocks)
         # tiles whose pyramids of `fill` coincide give the same pixels
-        self.multiple = max(self._halved, 2**DEPTH if fill else 1)
+        self.multiple = max(self._halved, 2**DEPTH if fill or shade else 1)
         self.conditions = Conditions(
             context_dim, 4 * widths[0], degradation=degradation, content=content, tone=tone
         )
         told = context_dim if degradation and context_dim else 0
+        if shade and not told:
+            raise UsageError("shade is told by the degradation embedding", hint="degradation=True")
+        self.shade = Shade(widths[0] // 3, told) if shade else None
         self.fill = Fill(widths[0] // 2, told) if fill else None
         if veil and not (tone and told):
             raise UsageError("the veil is measured against the tone, and told", hint="tone and degradation")
@@ -144,12 +150,11 @@ class DRUNet(nn.Module):
         In training, given the `clean` photo, the errors of `uncovered` beside it.
         """
         vector = self.conditions(content, degradation)
-        given = mu
-        mu, errors = self.uncovered(mu, content, degradation, clean=clean)
+        lit, mu, errors = self.uncovered(mu, content, degradation, clean=clean)
         folded = self._folded(mu)
         first = self.head(folded)
         if self.taken is not None:
-            first = first + self.taken(self._folded(given - mu))
+            first = first + self.taken(self._folded(lit - mu))
         restored = self._restored(mu, folded, first, vector)
         return restored if clean is None else (restored, errors)
 
@@ -160,23 +165,30 @@ class DRUNet(nn.Module):
         degradation: Float[Tensor, "b d"] | None = None,
         *,
         clean: Float[Tensor, "b 3 h w"] | None = None,
-    ) -> tuple[Float[Tensor, "b 3 h w"], list[Float[Tensor, "b"]]]:
-        """The photo as the blocks see it, without what hides it and without its veil.
+    ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 h w"], list[Float[Tensor, "b"]]]:
+        """The photo without its shadows, and as the blocks see it: also without what hides it and its veil.
 
-        Given the `clean` photo, with the errors that `fill` learns from. Asked by the blocks, too, it would
-        stay where those already manage; so nothing the blocks do teaches it.
+        Given the `clean` photo, with the errors that `shade` and `fill` learn from. Asked by the blocks, too,
+        they would stay where those already manage; so nothing the blocks do teaches them.
         """
         told = None if degradation is None else unit(degradation)
         errors: list[Tensor] = []
+        if self.shade is not None and told is not None:
+            if clean is None:
+                mu = self.shade(mu, told)
+            else:
+                mu, error = self.shade.lesson(mu, told, clean)
+                mu, errors = mu.detach(), [error]
+        lit = mu
         if self.fill is not None:
             if clean is None:
                 mu = self.fill(mu, told)
             else:
                 mu, error = self.fill.lesson(mu, told, clean)
-                mu, errors = mu.detach(), [error]
+                mu, errors = mu.detach(), [*errors, error]
         if self.veil is not None and told is not None and content is not None:
             mu = self.veil(mu, told, white(content))
-        return mu, errors
+        return lit, mu, errors
 
     def _folded(self, photo: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p i j"]:
         """The photo padded to a size that halves evenly, at the resolution of the stem."""

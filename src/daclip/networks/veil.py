@@ -8,9 +8,9 @@ learn worst; here they are computed.
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from daclip.networks.conditioning import TONES
+from daclip.networks.conditioning import TONES, Listener
 
 _REDUCED = 4
 _PATCH = 9
@@ -31,29 +31,14 @@ _DOUBT = 0.5
 something else."""
 
 
-class Veil(nn.Module):
+class Veil(Listener):
     """Takes the veil of haze off a photo that DA-CLIP calls hazy, as surely as it does.
 
-    Nothing here learns: haze is the encoder's own word, sigmoid(scale cosine + bias), see `listen`. Before
-    that nothing is taken.
+    Nothing here learns: haze is the encoder's own word.
 
     Args:
         size: of the degradation embedding.
     """
-
-    direction: Tensor
-    bias: Tensor
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.register_buffer("direction", torch.zeros(size))
-        self.register_buffer("bias", torch.tensor(-2.0))
-
-    def listen(self, text: Float[Tensor, "d"], *, scale: float, bias: float) -> None:
-        """Take the encoder's word for haze: its text embedding, and the rule that makes it a probability."""
-        # the numbers of `told` are 1 in the square mean
-        self.direction.copy_(scale * text / text.norm() / len(text) ** 0.5)
-        self.bias.fill_(bias)
 
     def forward(
         self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"], white: Float[Tensor, "b"]
@@ -69,10 +54,6 @@ class Veil(nn.Module):
             strength = _MOST * F.threshold(self.probability(told), _DOUBT, 0.0)
             shape = (-1, 1, 1, 1)
             return without_veil(mu.float(), strength.reshape(shape), white.float().reshape(shape))
-
-    def probability(self, told: Float[Tensor, "b d"]) -> Float[Tensor, "b"]:
-        """That the photo is hazy, as the encoder says it."""
-        return (told.float() @ self.direction.float() + self.bias.float()).sigmoid()
 
 
 def white(content: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:

@@ -18,7 +18,7 @@ from daclip.train.restorer import RestorerJob
 
 Description = dict[str, Any]
 
-_BRANCHES = ("tone", "fill", "veil")
+_BRANCHES = ("tone", "shade", "fill", "veil")
 """Parts that change next to nothing when they are new: a run may add them to the network it starts from."""
 
 

@@ -168,12 +168,12 @@ class RestorerRun:
             finished model, a bundled name or hub id stays a name in it.
         network: name and constructor arguments of the network.
         start: model whose restorer is trained on, its form in the place of `network`; empty: random weights.
-            A DRUNet with `tone`, `fill` or `veil` also starts from one without.
+            A DRUNet with `tone`, `shade`, `fill` or `veil` also starts from one without.
         initial: model of one pass whose answer a diffusion goes on from; empty: it begins with the degraded
             photo itself.
         detail: side of blocks, in pixels: of what is left from there to the clean photo the network learns
             only what is finer than their means; 0: all of it.
-        objective: `clean` is one pass, `uncover` trains only the `fill` of one; `published`, `noise`
+        objective: `clean` is one pass, `uncover` trains only `shade` and `fill`; `published`, `noise`
             and `x0` train a diffusion network, see train.restorer.OBJECTIVES.
         loss: `l1`, `root-l1` or `log-l1`, see train.restorer.LOSSES. The more it is bent, the more a tenth
             less error counts the same in a dark patch and in a slightly blurred one, as it does in PSNR.

@@ -82,7 +82,7 @@ class RestorerJob(nn.Module):
         self.sde = IRSDE(**run.sde)
         if run.objective == "uncover" and not self._first_parts():
             raise UsageError(
-                "objective=uncover trains the fill of a DRUNet, and this network has none",
+                "objective=uncover trains shade and fill of a DRUNet, and this network has neither",
                 hint='network={"fill": true, ...}, or objective=clean',
             )
 
@@ -250,7 +250,8 @@ class RestorerJob(nn.Module):
     def _first_parts(self) -> list[nn.Module]:
         """Parts of the network with losses of their own."""
         network = self.network
-        return [network.fill] if isinstance(network, DRUNet) and network.fill is not None else []
+        parts = (network.shade, network.fill) if isinstance(network, DRUNet) else ()
+        return [part for part in parts if part is not None]
 
     def after_step(self) -> None:
         """Nothing to keep in bounds."""
@@ -331,9 +332,9 @@ def _clean(
 def _uncovered(
     job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
 ) -> tuple[list[Float[Tensor, "b"]], Float[Tensor, "b 3 h w"]]:
-    """One pass, `fill` of a DRUNet alone: its error."""
+    """One pass, `shade` and `fill` of a DRUNet alone: their errors."""
     assert isinstance(job.network, DRUNet)
-    mu, errors = job.network.uncovered(mu, context.content, context.degradation, clean=x0)
+    _, mu, errors = job.network.uncovered(mu, context.content, context.degradation, clean=x0)
     return [*errors, _l1(mu, x0)], mu
 
 
