@@ -538,7 +538,7 @@ def test_the_veil_hears_the_word_of_the_encoder(photos: Path, encoder: Path, tmp
     config = json.loads((deaf / "config.json").read_text())
     config["texts"]["rule"] = "softmax"
     (deaf / "config.json").write_text(json.dumps(config))
-    with pytest.raises(DataError, match="softmax: has no word for haze that is independent of others"):
+    with pytest.raises(DataError, match='softmax: has no word "hazy" that is independent of others'):
         train.restorer_parts(restorer_run(photos, deaf, network=network))
 
 
