@@ -64,7 +64,7 @@ class DRUNet(nn.Module):
     """DRUNet, plain or told by DA-CLIP; adds its output to the photo, and starts as the identity.
 
     No layer averages over its input: a tile gives the pixels of the whole photo, but near its border; with
-    `fill`, a tile that starts at multiples of `multiple`.
+    `fill`, a tile that starts at multiples of `multiple`. `shade` alone asks all borders of a tile.
 
     Args:
         widths: channels of each level, the finest first.
@@ -174,18 +174,10 @@ class DRUNet(nn.Module):
         told = None if degradation is None else unit(degradation)
         errors: list[Tensor] = []
         if self.shade is not None and told is not None:
-            if clean is None:
-                mu = self.shade(mu, told)
-            else:
-                mu, error = self.shade.lesson(mu, told, clean)
-                mu, errors = mu.detach(), [error]
+            mu = _after(self.shade, mu, told, clean, errors)
         lit = mu
         if self.fill is not None:
-            if clean is None:
-                mu = self.fill(mu, told)
-            else:
-                mu, error = self.fill.lesson(mu, told, clean)
-                mu, errors = mu.detach(), [*errors, error]
+            mu = _after(self.fill, mu, told, clean, errors)
         if self.veil is not None and told is not None and content is not None:
             mu = self.veil(mu, told, white(content))
         return lit, mu, errors
@@ -214,6 +206,21 @@ class DRUNet(nn.Module):
         if self.shuffle > 1:
             change = F.pixel_shuffle(change, self.shuffle)
         return mu + change[..., : mu.shape[-2], : mu.shape[-1]]
+
+
+def _after(
+    part: Shade | Fill,
+    mu: Float[Tensor, "b 3 h w"],
+    told: Any,
+    clean: Float[Tensor, "b 3 h w"] | None,
+    errors: list[Float[Tensor, "b"]],
+) -> Float[Tensor, "b 3 h w"]:
+    """The photo after a part that learns by itself; given the `clean` one, its error joins the others."""
+    if clean is None:
+        return part(mu, told)
+    mu, error = part.lesson(mu, told, clean)
+    errors.append(error)
+    return mu.detach()
 
 
 class DiffusionDRUNet(DRUNet):

@@ -16,13 +16,11 @@ from torch import Tensor, nn
 from daclip.networks.conditioning import Listener
 from daclip.networks.fill import DEPTH, padded, push_pull
 
-_REDUCED = 4
-_AROUND = 17
-"""Side of what is compared across a border, at a quarter of the resolution."""
+_REDUCED, _AROUND = 4, 17
+"""Light is compared across a border at a part of the resolution; there, the side of what is compared."""
 
 _DRAWN = 0.2
-"""Weight of all borders beside those near a place, which may divide more than light: worth 2 dB where the
-shadow is known."""
+"""Weight of all borders beside those near a place, which may divide more than light (docs/decisions.md)."""
 
 _GAMMA = 2.2
 """Stored values to light, as a power."""
@@ -74,9 +72,7 @@ class Shade(Listener):
             mu: the photo.
             told: direction of the degradation embedding, see conditioning.unit.
         """
-        lit = relit(mu, self._logits(mu).sigmoid())
-        there = (self.probability(told) >= _SURE).to(mu.dtype)[:, None, None, None]
-        return torch.lerp(mu, lit, there)
+        return self._lit(mu, told, self._logits(mu))
 
     def lesson(
         self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"], clean: Float[Tensor, "b 3 h w"]
@@ -88,13 +84,19 @@ class Shade(Listener):
         shadow, is_shadowed = shadow_between(mu, clean)
         logits = self._logits(mu)
         error = F.binary_cross_entropy_with_logits(logits, shadow, reduction="none").mean((1, 2, 3))
+        return self._lit(mu, told, logits.detach()), error * is_shadowed
+
+    def _lit(
+        self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"], logits: Float[Tensor, "b 1 h w"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        """The photo, lit by the logits of `_logits` where the encoder calls it shadowed."""
         there = (self.probability(told) >= _SURE).to(mu.dtype)[:, None, None, None]
-        return torch.lerp(mu, relit(mu, logits.detach().sigmoid()), there), error * is_shadowed
+        return torch.lerp(mu, relit(mu, logits.sigmoid()), there)
 
     def _logits(self, mu: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
         """Of each pixel, whether it lies in a shadow."""
         height, width = mu.shape[-2:]
-        whole = padded(mu, 32)
+        whole = padded(mu, 2 ** (len(self.downs) + 1))
         # a factor of light is a step in the logarithm, whatever it falls on
         x = torch.cat([whole, whole.clamp(min=_DARKEST).log() / 2 + 1], dim=1)
         x = F.relu(self.head(F.pixel_unshuffle(x, 2)))
@@ -114,9 +116,9 @@ class Shade(Listener):
 def relit(mu: Float[Tensor, "b 3 h w"], shadow: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 3 h w"]:
     """The photo with the light that it lacks in its shadows, unclamped: mu / (1 - shadow (1 - left)).
 
-    The division is one of light, not of stored values.
-    `left` is what is left of the light deep in the shadow, for each colour and place: the ratio of what lies
-    inside and outside near its border, drawn towards that of all borders and spread by `push_pull`.
+    The division is one of light, not of stored values. `left` is what is left of the light deep in the
+    shadow, for each colour and place: the ratio of what lies inside and outside near its border, drawn
+    towards that of all borders and spread by `push_pull`.
 
     Args:
         mu: the photo.
