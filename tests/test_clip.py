@@ -6,6 +6,7 @@ from torch import nn
 from daclip import clip, detect
 from daclip.clip import ConvTower, DaClip
 from daclip.errors import ModelError
+from daclip.networks import lite0
 
 pytestmark = pytest.mark.torch
 
@@ -193,9 +194,23 @@ def test_folding_batch_norms_changes_no_number():
     network.eval()
     x = torch.randn(2, 3, 9, 9)
     before = network(x)
-    clip._fold_batch_norms(network)
+    lite0._fold_batch_norms(network)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     torch.testing.assert_close(network(x), before)
+
+
+def test_even_sides_are_halved_as_tensorflow_halves_any():
+    wanted, halved = (lite0.lite0(pretrained=False).stages for _ in range(2))
+    for before, after in zip(wanted, halved, strict=True):
+        after.load_state_dict(before.state_dict())
+        lite0.halve_evenly(after)
+    strides = [m.stride[0] for stage in halved for m in stage.modules() if isinstance(m, lite0.Halving)]
+    assert strides == [2] * 4
+    x = torch.randn(2, 32, 64, 96)
+    with torch.no_grad():
+        for before, after in zip(wanted, halved, strict=True):
+            torch.testing.assert_close(after(x), before(x))
+            x = before(x)
 
 
 class BatchNormAct(nn.BatchNorm2d):
@@ -226,7 +241,7 @@ def test_the_pretrained_compact_tower_sees_a_cat():
     from skimage import data
 
     network = timm.create_model("tf_efficientnet_lite0").eval()
-    clip._load_lite0(network)
+    lite0._load_lite0(network)
     photo = Image.fromarray(data.chelsea()[:, 60:360]).resize((224, 224), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.asarray(photo) / 255).float().permute(2, 0, 1)[None]
     mean, std = (torch.tensor(v)[:, None, None] for v in (clip.COMPACT_MEAN, clip.COMPACT_STD))

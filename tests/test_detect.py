@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daclip.detect import ClassTexts, Detection, detect, probabilities, silenced, unit
+from daclip.detect import ClassTexts, Detection, detect, probabilities, silenced, unit, voiced
 from daclip.vocabulary import CLEAN
 
 SOFT = ClassTexts(names=("hazy", "noisy", "rainy"), embeddings=np.eye(3, dtype=np.float32))
@@ -64,6 +64,52 @@ def test_views_are_averaged_as_probabilities() -> None:
     found = detect(rows, SOFT)
     np.testing.assert_allclose(found.probabilities, [1 / 3, 2 / 3, 0], atol=1e-6)
     assert found.found == ("noisy",)
+
+
+def test_what_lies_in_a_corner_is_found_by_the_two_views_that_show_it() -> None:
+    corner, clean = [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]
+    for name, found in (("shadowed", ("shadowed",)), ("noisy", ())):
+        texts = replace(SIGMOID, names=(name, "hazy", CLEAN))
+        seen = detect(views(corner, clean, clean, corner, clean), texts)
+        assert seen.found == found
+        assert (seen.probability(name) > 0.9) == bool(found)
+        assert detect(views(corner, clean, clean, clean, clean), texts).found == (), "one view may err"
+    nameless = replace(SIGMOID, names=("shadowed", "hazy", "snowy"))
+    assert detect(views(corner, *[clean] * 4), nameless).found == ("snowy",)
+
+
+def test_a_shadow_must_be_surer_than_a_drop() -> None:
+    def seen(name: str) -> Detection:
+        return detect(views([0.54, 0.0, -0.842]), replace(SIGMOID, names=(name, "hazy", CLEAN)))
+
+    assert 0.5 < seen("shadowed").probability("shadowed") < 0.7
+    assert seen("shadowed").found == ()
+    assert seen("shadowed").doubtful == ()
+    assert seen("raindrop").found == ("raindrop",)
+
+
+def test_what_is_dark_in_a_photo_of_too_little_light_is_no_shadow() -> None:
+    texts = replace(SIGMOID, names=("shadowed", "low-light", CLEAN))
+    for lightless, found in ((-0.6, ("shadowed",)), (0.45, ())):
+        seen = detect(views([0.8, lightless, 0.0]), texts)
+        assert seen.probability("shadowed") > 0.9
+        assert seen.found == found
+    assert seen.doubtful == ("low-light",)
+
+
+def test_what_the_mean_of_views_lost_is_said_again() -> None:
+    corner, clean = [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]
+    texts = replace(SIGMOID, names=("shadowed", "hazy", CLEAN))
+    rows = views(corner, corner, *[clean] * 6)
+    found, mean = detect(rows, texts), 3 * rows.mean(axis=0, keepdims=True)
+    assert detect(mean, texts).probability("shadowed") < 0.5 < found.probability("shadowed")
+    said = voiced(mean, found, texts)
+    assert detect(said, texts).probability("shadowed") == pytest.approx(
+        found.probability("shadowed"), abs=1e-4
+    )
+    assert np.linalg.norm(said) == pytest.approx(np.linalg.norm(mean), rel=1e-5)
+    heard = rows[:1]
+    assert voiced(heard, found, texts) is heard, "said already"
 
 
 def test_a_mixture_is_found_with_the_likeliest_part_first() -> None:

@@ -16,6 +16,7 @@ from daclip.errors import ModelError, UsageError
 from daclip.export import export
 from daclip.models import ModelConfig, read_config
 from daclip.networks.conditioning import TONES
+from daclip.networks.drunet import DRUNet
 from daclip.restore import Restorer
 from test_models import hub_cache_with
 from toy_training import DRUNET, NETWORK, VIT, toy_encoder, write_encoder
@@ -121,6 +122,29 @@ def test_a_restorer_is_told_the_tone_of_the_whole_photo(tmp_path: Path) -> None:
         assert np.abs(answers[0] - answers[1]).max() > 1e-3
         with pytest.raises(UsageError, match="without the tone"):
             restorer.restore(photo, embeddings=replace(seen, tone=None))
+
+
+def test_a_graph_lights_shadows_as_torch_does(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", {**DRUNET, "shade": True}, dtype="float32")
+    model = checkpoints.from_pretrained(folder)
+    network = model.network
+    assert isinstance(network, DRUNet)
+    assert network.shade is not None
+    told = random(2, 24, seed=2) - 0.5
+    network.shade.listen(torch.from_numpy(told[0]), scale=10.0, bias=-2.0)
+    with torch.no_grad():
+        network.shade.tail.weight.normal_(std=3.0)  # some finds something everywhere
+    folder = checkpoints.save_pretrained(model, tmp_path / "finds")
+    export(folder)
+    mu, content = random(2, 3, 70, 131), random(2, 24, seed=1)
+    for name in ENGINES:
+        graph, torch_engine = engines(folder, name)
+        assert_near(graph.predict_clean(mu, content, told), torch_engine.predict_clean(mu, content, told))
+    with torch.no_grad():
+        lit, _, _ = network.uncovered(*(torch.from_numpy(each) for each in (mu, content, told)))
+    lit_by = np.abs(lit.numpy() - mu).max(axis=(1, 2, 3))
+    assert lit_by[0] > 0.05, "told of a shadow"
+    assert lit_by[1] == 0
 
 
 @pytest.mark.parametrize("name", ENGINES)

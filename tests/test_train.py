@@ -35,8 +35,8 @@ from daclip.degradations import WILD_IR_NAMES
 from daclip.detect import Embeddings
 from daclip.diffusion import IRSDE
 from daclip.errors import DataError, PhotoError, UsageError
-from daclip.networks.conditioning import TONES, unit
-from daclip.networks.drunet import DRUNet
+from daclip.networks.conditioning import TONES, Listener, unit
+from daclip.networks.lite0 import lite0
 from daclip.networks.nafnet import NAFNet
 from daclip.train import loop, resume, winograd
 from daclip.train.backbone import read_captions, retrieval
@@ -518,18 +518,22 @@ def test_a_part_with_a_loss_of_its_own_is_clipped_by_itself(photos: Path, encode
     assert all(any(w.grad is not None and w.grad.abs().max() > 0 for w in part) for part in (fill, blocks))
 
 
-def test_the_veil_hears_the_word_of_the_encoder(photos: Path, encoder: Path, tmp_path: Path) -> None:
-    network = {**DRUNET, "tone": True, "veil": True}
+@pytest.mark.parametrize(("part", "word"), [("veil", "hazy"), ("shade", "shadowed")])
+def test_a_part_that_acts_on_one_word_hears_that_of_the_encoder(
+    part: str, word: str, photos: Path, encoder: Path, tmp_path: Path
+) -> None:
+    network = {**DRUNET, "tone": True, part: True}
     job, model = train.restorer_parts(restorer_run(photos, encoder, network=network))
     assert isinstance(job, RestorerJob)
     assert job.texts is not None
     seen = np.random.default_rng(5).normal(size=(4, 24)).astype(np.float32)
-    wanted = torch.from_numpy(detect.probabilities(seen, job.texts)[:, job.texts.names.index("hazy")])
+    wanted = torch.from_numpy(detect.probabilities(seen, job.texts)[:, job.texts.names.index(word)])
 
     def heard(network: torch.nn.Module | None) -> Tensor:
-        assert isinstance(network, DRUNet)
-        assert network.veil is not None
-        return network.veil.probability(unit(torch.from_numpy(seen)))
+        assert network is not None
+        listener = network.get_submodule(part)
+        assert isinstance(listener, Listener)
+        return listener.probability(unit(torch.from_numpy(seen)))
 
     torch.testing.assert_close(heard(job.network), wanted)
     written = checkpoints.save_pretrained(model(), tmp_path / "model")
@@ -538,8 +542,31 @@ def test_the_veil_hears_the_word_of_the_encoder(photos: Path, encoder: Path, tmp
     config = json.loads((deaf / "config.json").read_text())
     config["texts"]["rule"] = "softmax"
     (deaf / "config.json").write_text(json.dumps(config))
-    with pytest.raises(DataError, match='softmax: has no word "hazy" that is independent of others'):
+    with pytest.raises(DataError, match=f'softmax: has no word "{word}" that is independent of others'):
         train.restorer_parts(restorer_run(photos, deaf, network=network))
+
+
+def test_what_finds_shadows_begins_with_a_pretrained_tower_and_learns_alone(
+    photos: Path, encoder: Path, tmp_path: Path
+) -> None:
+    network = {**DRUNET, "fill": True, "shade": True}
+    light = {"network": network, "objective": "light", "shares": {"shadowed": 1.0}, "clean_share": 0.0}
+    light |= {"patch": 32, "patches_per_region": 1, "learning_rate": 1e-2, "ema": 0.5}
+    job, _ = train.restorer_parts(restorer_run(photos, encoder, **light))
+    before = job.network.state_dict()
+    wanted = lite0(pretrained=True)
+    for name, part in {"stem": wanted.stem, "stages.4": wanted.stages[4]}.items():
+        for key, weight in part.state_dict().items():
+            assert torch.equal(before[f"shade.{name}.{key}"], weight)
+    carry_out(restorer_run(photos, encoder, **light), tmp_path / "run")
+    after, _ = train.restorer_parts(restorer_run(photos, encoder, start=str(tmp_path / "run")))
+    moved = {
+        name.split(".")[0]
+        for name, weight in after.network.state_dict().items()
+        if not torch.allclose(weight, before[name], rtol=1e-2, atol=1e-3)
+    }
+    assert moved == {"shade"}, "nothing else, and the tower is not begun again"
+    assert not torch.equal(after.network.state_dict()["shade.stem.0.weight"], before["shade.stem.0.weight"])
 
 
 def test_the_tone_in_training_is_that_in_use() -> None:
@@ -652,13 +679,14 @@ def test_a_diffusion_visits_the_times_it_is_given(photos: Path, encoder: Path, t
     assert (config.sampler, config.steps, config.times) == ("posterior", 3, (100, 20, 5))
 
 
+@pytest.mark.parametrize("objective", ["uncover", "light"])
 @pytest.mark.parametrize("network", [DRUNET, NETWORK])
 def test_a_network_that_cannot_uncover_is_refused_before_the_photos_are_read(
-    encoder: Path, network: dict[str, Any]
+    encoder: Path, network: dict[str, Any], objective: str
 ) -> None:
-    run = restorer_run("no photos", encoder, network=network, objective="uncover")
+    run = restorer_run("no photos", encoder, network=network, objective=objective)
     for begin in (train.estimate, train.restorer_parts):
-        with pytest.raises(UsageError, match="shade and fill of a DRUNet, and this network has neither"):
+        with pytest.raises(UsageError, match="of a DRUNet, and this network has n"):
             begin(run)
 
 
@@ -743,7 +771,7 @@ def test_an_estimate_is_that_of_the_larger_of_early_and_late_patches(encoder: Pa
 def test_a_run_of_every_objective_is_estimated(encoder: Path, objective: str) -> None:
     is_one_pass = objective in ONE_PASS
     network = {**DRUNET, "tone": True, "fill": is_one_pass, "veil": is_one_pass}
-    network["name"] = "drunet" if is_one_pass else "drunet-diffusion"
+    network |= {"shade": objective == "light", "name": "drunet" if is_one_pass else "drunet-diffusion"}
     found = train.estimate(restorer_run("", encoder, network=network, objective=objective))
     assert found.memory_bytes > 1e8
     assert found.seconds_per_step is not None

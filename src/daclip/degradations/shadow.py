@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from daclip.degradations.common import (
+    Number,
     Parameters,
     Pixels,
     Plane,
@@ -67,14 +68,44 @@ def _branches(shape: tuple[int, int], rng: Rng) -> Plane:
     return mask.astype(np.float32) / np.float32(255)
 
 
+def _figure(shape: tuple[int, int], rng: Rng) -> Plane:
+    """The shadow of a person who stands somewhere before the border, or beyond it: head, trunk and arms."""
+    side = min(shape)
+    turned, length = between(rng, 0, 2 * math.pi), side * between(rng, 0.25, 0.9)
+    width = length * between(rng, 0.12, 0.35)
+    head = complex(between(rng, 0, 1) * shape[1], between(rng, 0, 1) * shape[0])
+    down = complex(math.cos(turned), math.sin(turned))  # from the head to the feet
+    mask = np.zeros(shape, np.uint8)
+
+    def at(along: Number, across: Number) -> tuple[int, int]:
+        point = head + down * complex(along, across)
+        return round(point.real * 16), round(point.imag * 16)
+
+    neck, hips = width * between(rng, 0.4, 0.6), length * between(rng, 0.45, 0.6)
+    cv2.circle(mask, at(0, 0), round(16 * neck), 255, -1, cv2.LINE_AA, 4)
+    waist, feet = width * between(rng, 0.5, 0.9) / 2, width * between(rng, 0.3, 1) / 2
+    outline = [(0, neck / 2), (1.2 * neck, width / 2), (hips, waist), (length, feet)]
+    outline += [(along, -across) for along, across in reversed(outline)]
+    cv2.fillPoly(mask, [np.array([at(*corner) for corner in outline], np.int32)], 255, cv2.LINE_AA, 4)
+    for sign in (-1, 1):
+        elbow = (hips * between(rng, 0.2, 0.8), sign * width * between(rng, 0.5, 1.2))
+        hand = (elbow[0] + hips * between(rng, -0.5, 0.5), elbow[1] + sign * width * between(rng, -0.6, 0.6))
+        thickness = max(1, round(width * between(rng, 0.15, 0.3)))
+        for first, last in (((1.5 * neck, sign * width * 0.4), elbow), (elbow, hand)):
+            cv2.line(mask, at(*first), at(*last), 255, thickness, cv2.LINE_AA, 4)
+    return mask.astype(np.float32) / np.float32(255)
+
+
 def _shadow_shape(kind: str, shape: tuple[int, int], rng: Rng) -> Plane:
     """A hard-edged shadow of the named kind, 1 in the shade."""
     if kind == "polygon":
-        return _polygon(shape, between(rng, 0.35, 0.9), rng).astype(np.float32) / np.float32(255)
+        return _polygon(shape, between(rng, 0.15, 0.9), rng).astype(np.float32) / np.float32(255)
     if kind == "blob":
         return np.maximum(
-            random_blob(shape, between(rng, 0.3, 0.8), rng), random_blob(shape, between(rng, 0.15, 0.5), rng)
+            random_blob(shape, between(rng, 0.15, 0.8), rng), random_blob(shape, between(rng, 0.15, 0.5), rng)
         )
+    if kind == "figure":
+        return _figure(shape, rng)
     if kind == "tree":
         return _branches(shape, rng)
     if kind == "edge":
@@ -88,33 +119,32 @@ def _shadow_shape(kind: str, shape: tuple[int, int], rng: Rng) -> Plane:
 
 
 def _shadow_where_light_is(kind: str, light: Pixels, rng: Rng) -> Plane:
-    """A shadow of the named kind over 8 to 75 % of the photo's light; after twelve tries, the last one."""
+    """A shadow of the named kind over 4 to 75 % of the photo's light; after twelve tries, the last one."""
     luma = light.mean(axis=2)
     total = max(float(luma.sum()), 1e-6)
     mask = luma
     for _ in range(12):
         mask = _shadow_shape(kind, (light.shape[0], light.shape[1]), rng)
-        if 0.08 <= float((mask * luma).sum()) / total <= 0.75:
+        if 0.04 <= float((mask * luma).sum()) / total <= 0.75:
             break
     return mask
 
 
 def shadowed(pixels: Pixels, severity: float, rng: Rng) -> tuple[Pixels, Parameters]:
-    """A cast shadow: inside it only the light of the sky is left, bluer and down to a fifth, in linear light.
+    """A cast shadow: inside it only the light of the sky is left, bluer and down to a twelfth.
 
     The edge is sharp where the thing is near and soft where it is far.
     """
     shape = (pixels.shape[0], pixels.shape[1])
-    kind = choice(
-        rng, {"polygon": 0.25, "blob": 0.25, "tree": 0.15, "edge": 0.15, "dapple": 0.12, "bars": 0.08}
-    )
+    kinds = {"polygon": 0.24, "figure": 0.22, "blob": 0.18, "tree": 0.12, "edge": 0.12, "dapple": 0.08}
+    kind = choice(rng, {**kinds, "bars": 0.04})
     light = to_linear(pixels)
     mask = _shadow_where_light_is(kind, light, rng)
     sharp, soft = between(rng, 0.5, 2) * magnification(pixels), between(rng, 2, 9) * magnification(pixels)
     far = linear_ramp(shape, between(rng, 0, 2 * math.pi))
     edge = softened(mask, sharp)
     edge += (softened(mask, soft) - edge) * far
-    left = math.exp(-severity * between(rng, 1.1, 2.1))
+    left = math.exp(-severity * between(rng, 1.1, 2.5))
     blue = between(rng, 0, 0.35) * severity
     ambient = np.array([left * (1 - blue), left, min(1.0, left * (1 + blue))], np.float32)
     light *= 1 - edge[..., None] * (1 - ambient)

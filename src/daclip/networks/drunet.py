@@ -114,7 +114,7 @@ class DRUNet(nn.Module):
         told = context_dim if degradation and context_dim else 0
         if shade and not told:
             raise UsageError("shade is told by the degradation embedding", hint="degradation=True")
-        self.shade = Shade(widths[0] // 3, told) if shade else None
+        self.shade = Shade(widths[0] // 2, told) if shade else None
         self.fill = Fill(widths[0] // 2, told) if fill else None
         if veil and not (tone and told):
             raise UsageError("the veil is measured against the tone, and told", hint="tone and degradation")

@@ -6,8 +6,6 @@ there and carried inside (Guo, Dai & Hoiem, Paired Regions for Shadow Detection 
 Only where the shadow lies is learnt.
 """
 
-from itertools import pairwise
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -15,6 +13,13 @@ from torch import Tensor, nn
 
 from daclip.networks.conditioning import Listener
 from daclip.networks.fill import DEPTH, padded, push_pull
+from daclip.networks.lite0 import halve_evenly, lite0
+
+_STAGES = (0, 1, 2, 4)
+"""Stages of the tower that the decoder sees: at a quarter, an eighth, a sixteenth, and a thirty-second."""
+
+_MULTIPLE = 32
+"""Sides that halve evenly down to the coarsest stage."""
 
 _REDUCED, _AROUND = 4, 17
 """Light is compared across a border at a part of the resolution; there, the side of what is compared."""
@@ -39,43 +44,55 @@ _SURE = 0.5
 class Shade(Listener):
     """Finds the cast shadows of a photo that DA-CLIP calls shadowed, and lights them.
 
-    A U-Net from a half down to a thirty-second of the resolution says where shadow lies; whether a photo is
-    to be touched at all is the encoder's own word. Starts by finding nearly nothing.
+    What is dark by nature and what lies in the shade can only be told by what things are. So the first five
+    stages of EfficientNet-Lite0, see `begin`, look at the photo at half its size, and a decoder says where
+    shadow lies. Whether a photo is to be touched at all is the encoder's own word. Starts by finding
+    nearly nothing.
 
     Args:
-        width: channels at half resolution; twice, three and four times as many further down.
+        width: channels of the decoder at a quarter of the resolution, half of them at half of it.
         size: of the degradation embedding.
     """
 
     def __init__(self, width: int, size: int) -> None:
         super().__init__(size)
-        widths = [width, 2 * width, 3 * width, 4 * width, 4 * width]
-        finer = list(pairwise(widths))
-        self.head = nn.Conv2d(24, width, 3, padding=1)
-        self.encoders = nn.ModuleList(nn.Conv2d(c, c, 3, padding=1) for c in widths[:-1])
-        self.downs = nn.ModuleList(nn.Conv2d(c, coarse, 2, stride=2) for c, coarse in finer)
-        self.middle = nn.ModuleList(nn.Conv2d(widths[-1], widths[-1], 3, padding=1) for _ in range(3))
-        self.ups = nn.ModuleList(nn.ConvTranspose2d(coarse, c, 2, stride=2) for c, coarse in finer)
-        self.decoders = nn.ModuleList(nn.Conv2d(c, c, 3, padding=1) for c in widths[:-1])
+        tower = lite0(pretrained=False)
+        self.stem, self.stages = tower.stem, nn.ModuleList(tower.stages[: _STAGES[-1] + 1])
+        halve_evenly(self)
+        self.joins = nn.ModuleList(nn.Conv2d(tower.channels[i], width, 1) for i in _STAGES)
+        self.decoders = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in _STAGES)
+        self.head = nn.Conv2d(24, width // 2, 3, padding=1)
+        self.up = nn.Conv2d(width, width // 2, 1)
+        self.fine = nn.ModuleList(nn.Conv2d(width // 2, width // 2, 3, padding=1) for _ in range(2))
         for each in self.modules():
-            if isinstance(each, nn.Conv2d | nn.ConvTranspose2d):  # by default it learns at half the speed
-                mode = "fan_in" if isinstance(each, nn.Conv2d) else "fan_out"
-                nn.init.kaiming_normal_(each.weight, mode=mode)
-        self.tail = nn.Conv2d(width, 4, 3, padding=1)
+            if isinstance(each, nn.Conv2d):
+                nn.init.kaiming_normal_(each.weight)  # by default it learns at half the speed
+        self.tail = nn.Conv2d(width // 2, 4, 3, padding=1)
         nn.init.zeros_(self.tail.weight)
         self.tail.bias = nn.Parameter(torch.full((4,), -3.0))
 
-    def forward(self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"]) -> Float[Tensor, "b 3 h w"]:
+    def begin(self) -> None:
+        """Take the ImageNet weights of the tower, from the extra [backbone], where nothing was learnt yet."""
+        if self.tail.weight.any():
+            return
+        tower = lite0(pretrained=True)
+        self.stem.load_state_dict(tower.stem.state_dict())
+        for own, stage in zip(self.stages, tower.stages, strict=False):
+            own.load_state_dict(stage.state_dict())
+
+    def forward(
+        self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"] | None
+    ) -> Float[Tensor, "b 3 h w"]:
         """The photo without its shadows, of any size, unclamped; other photos as they are.
 
         Args:
             mu: the photo.
-            told: direction of the degradation embedding, see conditioning.unit.
+            told: direction of the degradation embedding, see conditioning.unit; None: all are shadowed.
         """
         return self._lit(mu, told, self._logits(mu))
 
     def lesson(
-        self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"], clean: Float[Tensor, "b 3 h w"]
+        self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"] | None, clean: Float[Tensor, "b 3 h w"]
     ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b"]]:
         """The answer of `forward`, and the error to learn from: the cross-entropy of where shadow lies.
 
@@ -87,28 +104,35 @@ class Shade(Listener):
         return self._lit(mu, told, logits.detach()), error * is_shadowed
 
     def _lit(
-        self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"], logits: Float[Tensor, "b 1 h w"]
+        self,
+        mu: Float[Tensor, "b 3 h w"],
+        told: Float[Tensor, "b d"] | None,
+        logits: Float[Tensor, "b 1 h w"],
     ) -> Float[Tensor, "b 3 h w"]:
         """The photo, lit by the logits of `_logits` where the encoder calls it shadowed."""
+        lit = relit(mu, logits.sigmoid())
+        if told is None:
+            return lit
         there = (self.probability(told) >= _SURE).to(mu.dtype)[:, None, None, None]
-        return torch.lerp(mu, relit(mu, logits.sigmoid()), there)
+        return torch.lerp(mu, lit, there)
 
     def _logits(self, mu: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
         """Of each pixel, whether it lies in a shadow."""
         height, width = mu.shape[-2:]
-        whole = padded(mu, 2 ** (len(self.downs) + 1))
+        whole = padded(mu, _MULTIPLE)
+        x = self.stem(2 * F.avg_pool2d(whole, 2) - 1)
+        maps: list[Tensor] = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        x = torch.zeros(())  # from nothing coarser
+        for i, join, decoder in reversed(list(zip(_STAGES, self.joins, self.decoders, strict=True))):
+            x = F.relu(join(maps[i]) + x)
+            x = F.interpolate(x + F.relu(decoder(x)), scale_factor=2.0, mode="bilinear")
         # a factor of light is a step in the logarithm, whatever it falls on
-        x = torch.cat([whole, whole.clamp(min=_DARKEST).log() / 2 + 1], dim=1)
-        x = F.relu(self.head(F.pixel_unshuffle(x, 2)))
-        skips: list[Tensor] = []
-        for conv, down in zip(self.encoders, self.downs, strict=True):
-            x = x + F.relu(conv(x))
-            skips.append(x)
-            x = F.relu(down(x))
-        for conv in self.middle:
-            x = x + F.relu(conv(x))
-        for conv, up in reversed(list(zip(self.decoders, self.ups, strict=True))):
-            x = F.relu(skips.pop() + up(x))
+        fine = torch.cat([whole, whole.clamp(min=_DARKEST).log() / 2 + 1], dim=1)
+        x = F.relu(self.up(x) + self.head(F.pixel_unshuffle(fine, 2)))
+        for conv in self.fine:
             x = x + F.relu(conv(x))
         return F.pixel_shuffle(self.tail(x), 2)[..., :height, :width].float()
 
@@ -137,7 +161,7 @@ def relit(mu: Float[Tensor, "b 3 h w"], shadow: Float[Tensor, "b 1 h w"]) -> Flo
         everywhere = ((lit - dark) * said).mean((2, 3), keepdim=True)
         everywhere = everywhere / (said.mean((2, 3), keepdim=True) + 1e-9)
         lacks = ((lit - dark) * said + everywhere * _DRAWN) / (said + _DRAWN)
-        lacks = push_pull(lacks.clamp(min=0), said.clamp(1e-6, 1), depth=DEPTH - 2)
+        lacks = push_pull(lacks.clamp(min=0), said.clamp(min=1e-6), depth=DEPTH - 2)
         lacks = F.interpolate(lacks, scale_factor=float(_REDUCED), mode="bilinear")[..., :height, :width]
         left = (-_GAMMA * lacks).exp()
         return mu * (1 - shadow * (1 - left)).pow(-1 / _GAMMA)

@@ -324,6 +324,8 @@ def restorer_parts(run: RestorerRun) -> Parts:
         daclip = checkpoints.load(found).daclip.to(memory_format=torch.channels_last)
         _check_view(run, daclip)
         _tell_words(network, found)
+        if isinstance(network, DRUNet) and network.shade is not None:
+            network.shade.begin()
     initial = _initial(run)
     if initial is not None and not _are_equal(initial.texts, found.texts):
         raise DataError(

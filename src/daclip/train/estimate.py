@@ -189,8 +189,11 @@ def _answer(job: ControllerJob | RestorerJob, count: int, side: int) -> Tensor:
     if job.run.objective not in ONE_PASS:
         found = network(x0, mu, torch.rand(count), content=content, degradation=degradation)
     elif isinstance(network, DRUNet) and torch.is_grad_enabled():
-        told = network.uncovered if job.run.objective == "uncover" else network
-        found = told(mu, content, degradation, clean=x0)
+        if job.run.objective == "light" and network.shade is not None:
+            found = network.shade.lesson(mu, None, x0)
+        else:
+            told = network.uncovered if job.run.objective == "uncover" else network
+            found = told(mu, content, degradation, clean=x0)
     else:
         found = network(mu, content, degradation)
     loss = torch.stack([each.float().abs().mean() for each in tree_leaves(found)]).sum()

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from daclip.errors import UsageError
 from daclip.networks import airnet, recompute
 from daclip.networks.airnet import AirNet
 from daclip.networks.drunet import DRUNet
+from daclip.networks.shade import Shade
 from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes, tones
 from daclip.train.optim import learning_rate
 from daclip.train.presets import ONE_PASS, RestorerRun
@@ -80,6 +82,11 @@ class RestorerJob(nn.Module):
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
         self.sde = IRSDE(**run.sde)
+        if run.objective == "light" and not isinstance(getattr(network, "shade", None), Shade):
+            raise UsageError(
+                "objective=light trains shade of a DRUNet, and this network has none",
+                hint='network={"shade": true, ...}, or objective=clean',
+            )
         if run.objective == "uncover" and not self._first_parts():
             raise UsageError(
                 "objective=uncover trains shade and fill of a DRUNet, and this network has neither",
@@ -104,8 +111,11 @@ class RestorerJob(nn.Module):
 
     @torch.no_grad()
     def context(self, regions: Float[Tensor, "b 3 h w"], generators: Sequence[torch.Generator]) -> Context:
-        """Content and degradation embedding of one view of each region, and the tone of all of it."""
-        if self.encoder is None:
+        """Content and degradation embedding of one view of each region, and the tone of all of it.
+
+        Neither where nobody asks for them.
+        """
+        if self.encoder is None or self.run.objective == "light":
             return Context(content=None, degradation=None)
         (views,) = draw_views([regions], self.run.view, generators)
         found = self.encoder.encode(normalised(views, self.mean, self.std))
@@ -183,6 +193,8 @@ class RestorerJob(nn.Module):
 
     def restored(self, mu: Float[Tensor, "b 3 h w"], context: Context) -> Float[Tensor, "b 3 h w"]:
         """The clean photo, unclamped, as the trained network makes it."""
+        if self.run.objective == "light":
+            return cast("Shade", self.network.shade)(mu, None)
         if self.run.objective in ONE_PASS:
             return self.network(mu, context.content, context.degradation)
         mu = self.begun(mu, context)
@@ -338,6 +350,14 @@ def _uncovered(
     return [*errors, _l1(mu, x0)], mu
 
 
+def _lit(
+    job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
+) -> tuple[list[Float[Tensor, "b"]], Float[Tensor, "b 3 h w"]]:
+    """One pass, `shade` of a DRUNet alone, which needs no word to find where shadow lies: its error."""
+    lit, error = cast("Shade", job.network.shade).lesson(mu, None, x0)
+    return [error, _l1(lit, x0)], lit
+
+
 def _published(
     job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
 ) -> tuple[list[Float[Tensor, "b"]], Float[Tensor, "b 3 h w"]]:
@@ -383,6 +403,7 @@ def _l1(a: Tensor, b: Tensor) -> Float[Tensor, "b"]:
 OBJECTIVES: dict[str, Objective] = {
     "clean": _clean,
     "uncover": _uncovered,
+    "light": _lit,
     "published": _published,
     "noise": _noise,
     "x0": _x0,

@@ -33,8 +33,8 @@ def words(subject: Subject) -> Study:
         photo, _ = read_truth(case)
         both = {"controlled": subject.restorer.encode(photo).degradation, "plain": subject.embed_plain(photo)}
         for name, vectors in both.items():
-            mean = detect.probabilities(vectors, texts).mean(axis=0)
-            said[name].append((case.degradation, dict(zip(texts.names, mean.tolist(), strict=True))))
+            known = detect.detect(vectors, texts).probabilities
+            said[name].append((case.degradation, dict(zip(texts.names, known.tolist(), strict=True))))
         subject.on_progress("words", case.name, len(cases))
     found = [classification.classify(name, rows) for name, rows in said.items()]
     names = found[0].words
