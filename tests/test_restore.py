@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -607,3 +608,18 @@ def test_progress_is_told_in_the_thread_that_asked(restorer: Restorer) -> None:
     told: list[tuple[int, int, int]] = []
     restorer(scene(50, 70, light=0.2), on_progress=lambda *done: told.append((*done, threading.get_ident())))
     assert told == [(1, 1, threading.get_ident())]
+
+
+def test_shadows_of_large_photos_are_lifted_only_when_asked() -> None:
+    restorer = Restorer("compact")
+    small = image.read(Path(models.__file__).parent / "photos" / "shadowed.jpg")
+    large = cv2.resize(small.own, (1050, 700), interpolation=cv2.INTER_CUBIC)
+    assert restorer.restore(small).applied == {"shadowed": 1.0}
+    left = restorer.restore(large)
+    assert left.detection is not None
+    assert left.detection.found == ("shadowed",)
+    assert left.action == "unchanged"
+    assert left.reason == (
+        "shadowed, left so: shadows are lifted up to 1000 pixels a side (--task shadowed: anyway)"
+    )
+    assert restorer.restore(large, task="shadowed").action == "restored"

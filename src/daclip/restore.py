@@ -233,6 +233,10 @@ class Restorer:
         if not names:
             clean = f"{vocabulary.CLEAN} {found.probability(vocabulary.CLEAN):.2f}"
             return _unchanged(photo, run, f"no known degradation found ({clean})", found)
+        left = () if named else self._left(names, photo)
+        names = [name for name in names if name not in left]
+        if not names:
+            return _unchanged(photo, run, _LEFT, found)
         applied = {name: _strength_of(strength, name) for name in names}
         together = _together(applied, found.probability)
         if together == 0:
@@ -251,11 +255,19 @@ class Restorer:
             sampler=run.sampler,
             steps=run.steps,
             seed=seed,
-            notes=notes,
+            notes=(*notes, _LEFT) if left else notes,
         )
         if not awaited:
             return done
         return self._once_more(done, awaited, run, strength, side, views, on_progress)
+
+    def _left(self, names: Sequence[str], photo: Photo) -> tuple[str, ...]:
+        """What was found, but is not treated unasked: shadows, where they are too large for the network."""
+        if "shadowed" not in names or max(photo.width, photo.height) <= _SHADOWS_UP_TO:
+            return ()
+        folders = [self.folder.path, *([self.folder.initial] if self.folder.initial else [])]
+        lifts = any((models.read_config(each).network or {}).get("shade") for each in folders)
+        return ("shadowed",) if lifts else ()
 
     def _awaited(self, names: Sequence[str], strength: Strength) -> tuple[str, ...]:
         """What the removal of these degradations may bring out, and is to be treated then."""
@@ -706,6 +718,13 @@ def _planes_of(done: Restored) -> Num[np.ndarray, "c h w"]:
 
 _SHARE_OF_SOME = 0.6
 """Least share of the words where not all that a photo shows is treated; more smears mild damage."""
+
+_SHADOWS_UP_TO = 1000
+"""Longer side in pixels of photos whose shadows are lifted unasked; others come out wrong, or in part."""
+
+_LEFT = (
+    f"shadowed, left so: shadows are lifted up to {_SHADOWS_UP_TO} pixels a side (--task shadowed: anyway)"
+)
 
 _LIBRARY_BYTES = 300_000_000
 """Python, numpy, vips and an engine without a model, measured with benchmarks/restore.py."""
