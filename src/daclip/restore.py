@@ -265,9 +265,9 @@ class Restorer:
         """What was found, but is not treated unasked: shadows, where they are too large for the network."""
         if "shadowed" not in names or max(photo.width, photo.height) <= _SHADOWS_UP_TO:
             return ()
-        folders = [self.folder.path, *([self.folder.initial] if self.folder.initial else [])]
-        lifts = any((models.read_config(each).network or {}).get("shade") for each in folders)
-        return ("shadowed",) if lifts else ()
+        initial = self.folder.initial
+        configs = [self.folder.config, *([models.read_config(initial)] if initial else [])]
+        return ("shadowed",) if any((each.network or {}).get("shade") for each in configs) else ()
 
     def _awaited(self, names: Sequence[str], strength: Strength) -> tuple[str, ...]:
         """What the removal of these degradations may bring out, and is to be treated then."""
