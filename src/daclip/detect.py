@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 from jaxtyping import Float, Float32
 
+from daclip.light import Light
 from daclip.vocabulary import CLEAN
 
 Array = TypeVar("Array")
@@ -21,12 +22,14 @@ Array = TypeVar("Array")
 class Embeddings(Generic[Array]):
     """What the encoder says of b photos or views, both un-normalised, both of shape b d (numpy or torch).
 
-    `tone` is how light the photo is, see tiling.tone, where a photo was seen.
+    `tone` is how light the photo is, see tiling.tone, and `light` what its shadows lack, where a photo was
+    seen by a model that finds them.
     """
 
     content: Array
     degradation: Array
     tone: Array | None = None
+    light: Light | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,13 @@ def probabilities(degradation: Float[np.ndarray, "b d"], texts: ClassTexts) -> F
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def detect(degradation: Float[np.ndarray, "n d"], texts: ClassTexts, *, threshold: float = 0.5) -> Detection:
+def detect(
+    degradation: Float[np.ndarray, "n d"],
+    texts: ClassTexts,
+    *,
+    threshold: float = 0.5,
+    shadow: float | None = None,
+) -> Detection:
     """What is wrong with one photo, from the degradation embeddings of its n views.
 
     Probabilities are averaged over the views; where the model has a word for clean, those of words in
@@ -100,6 +109,9 @@ def detect(degradation: Float[np.ndarray, "n d"], texts: ClassTexts, *, threshol
     word for clean, the most likely one counts. Where it has, darkness must be surer: a photo that is dark by
     nature is no reason to make it twice as bright, and one taken in too little light leaves no doubt. What is
     dark in a photo that may have had too little light is no shadow.
+
+    Where what looks for shadows in the pixels was asked, too, `shadow` is its answer: the logit that there is
+    one, see light.Light. Both then decide, and the word needs no more than the threshold.
     """
     each = probabilities(degradation, texts)
     known = each.mean(axis=0)
@@ -112,11 +124,15 @@ def detect(degradation: Float[np.ndarray, "n d"], texts: ClassTexts, *, threshol
             surest = np.argsort(-own, kind="stable")[:_VIEWS]
             known[texts.names.index(name)] = own[surest].mean()
             clean[name] = float(said[surest].mean())
+    if shadow is not None and _SHADOWED in texts.names:
+        place = texts.names.index(_SHADOWED)
+        known[place] = _together(float(known[place]), shadow)
+        clean[_SHADOWED] = sure[_SHADOWED] = 0.0
     by_name = dict(zip(texts.names, known.tolist(), strict=True))
     least = {name: max(threshold, clean[name], sure.get(name, 0.0)) for name in by_name}
     heard = [name for name in _SURE if CLEAN in by_name and by_name.get(name, 0.0) >= _IN_DOUBT]
     found = [name for name, p in by_name.items() if name != CLEAN and p >= least[name]]
-    found = [name for name in found if not (heard and name == "shadowed")]
+    found = [name for name in found if not (heard and name == _SHADOWED)]
     if not found and CLEAN not in by_name:
         found = [max(by_name, key=by_name.__getitem__)]
     found.sort(key=lambda name: -by_name[name])
@@ -128,6 +144,8 @@ _LOCAL = {"raindrop": 0.5, "shadowed": 0.7, "uncompleted": 0.5}
 """Least probabilities of words for what may lie in one corner of a photo, most views of which then are clean.
 Photos with shadows of their own are many."""
 
+_SHADOWED = "shadowed"
+
 _VIEWS = 2
 """Views that are asked for such a word. One alone errs too often."""
 
@@ -136,6 +154,18 @@ _SURE = {"low-light": 0.82}
 
 _IN_DOUBT = 0.18
 """From here on such a word is heard in the embedding, too, although it is not found."""
+
+
+def _together(probability: float, logit: float) -> float:
+    """The probability of a word that a second witness speaks of, too, from its probability and his logit."""
+    own = math.log(max(probability, 1e-6) / max(1 - probability, 1e-6))
+    both = _WORD_COUNTS * own + logit - _IN_RETURN
+    return 1 / (1 + math.exp(-min(max(both, -60.0), 60.0)))
+
+
+_WORD_COUNTS, _IN_RETURN = 0.5, 1.5
+"""How much the word counts beside its witness, and what both must bring. Of held-out training photos 102 of
+128 with a shadow are found by it, and two of 64 without."""
 
 
 AnyEmbeddings = Embeddings[Any]

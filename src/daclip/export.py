@@ -1,4 +1,6 @@
-"""Model folder -> graphs `encoder.onnx` and `restorer.onnx` beside its weights, checked against torch.
+"""Model folder -> graphs `encoder.onnx`, `restorer.onnx` and `shade.onnx` beside its weights, checked.
+
+What they compute is compared with torch.
 
 The graphs hold structure only: their weights stay in `model.safetensors`, read from there in the stored
 precision and cast to float32 when a session starts. So a folder holds each weight once, for every engine.
@@ -16,39 +18,48 @@ import numpy as np
 import onnx
 import torch
 from jaxtyping import Float
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import load_file
 from torch import Tensor, nn
 
-from daclip import checkpoints, engine, models
+from daclip import calibrate, checkpoints, engine, models
 from daclip.checkpoints import WEIGHTS, Model
 from daclip.clip import DaClip
 from daclip.errors import ModelError
 from daclip.models import ModelFolder
 from daclip.networks.conditioning import TONES
+from daclip.networks.drunet import DRUNet
+from daclip.networks.shade import Shade
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """A folder with graphs, and how far each (`encoder`, `restorer`) differs from torch on random input.
+    """A folder with graphs, and how far each differs from torch on random input, by its name.
 
-    Differences are relative to the largest value.
+    Differences are relative to the largest value. `lost` is what 8-bit integers cost on degraded photos, in
+    dB, where a restorer was calibrated now.
     """
 
     folder: Path
     differences: dict[str, float]
+    lost: float | None = None
 
 
-def export(source: str | Path, folder: Path | None = None, *, tolerance: float = 1e-4) -> Exported:
+def export(
+    source: str | Path, folder: Path | None = None, *, photos: str = "", tolerance: float = 1e-4
+) -> Exported:
     """Write the graphs of a model, run them, and compare with torch.
 
     Args:
         source: run folder, model folder, bundled name or hub id.
         folder: where the model is copied, with its encoder, before its graphs are written; None writes them
             into the source, where an encoder that is another folder's is left alone.
+        photos: clean photos or pairs to calibrate a restorer with, so that it can compute in 8-bit integers;
+            empty: as it was calibrated before, if it was.
         tolerance: largest difference allowed.
 
-    Raises ModelError, and leaves no graphs, when one differs from torch by more than the tolerance; and where
-    a model it names was not exported yet.
+    Raises ModelError, and leaves no graphs, when one differs from torch by more than the tolerance, or 8-bit
+    integers cost more than `MOST_LOST`; and where a model it names was not exported yet.
     """
     finished = Path(source) / "model"
     found = models.find(finished if finished.is_dir() else source)
@@ -57,15 +68,26 @@ def export(source: str | Path, folder: Path | None = None, *, tolerance: float =
     for graph in found.graphs.values():
         if graph.parent != found.path and not graph.is_file():
             raise ModelError(f"{graph}: not there", hint=f"`daclip export {graph.parent}` first")
+    if photos:
+        models.write_config(replace(found.config, int8=calibrate.ranges(found, photos)), found.path)
+        found = models.find(found.path)
     graphs = _graphs(checkpoints.load(found), found)
     try:
         for graph in graphs:
             _write(graph, found)
-        return Exported(folder=found.path, differences=_compared(graphs, found, tolerance))
+        differences, lost = _compared(graphs, found, tolerance), None
+        if photos and (lost := calibrate.loss(models.find(found.path), photos)) > MOST_LOST:
+            raise ModelError(f"{found.path}: 8-bit integers cost {lost:.2f} dB", hint="leave --calibrate out")
+        return Exported(folder=found.path, differences=differences, lost=lost)
     except ModelError:
         for graph in graphs:
-            (found.path / f"{graph.name}.onnx").unlink(missing_ok=True)
+            for suffix in (".onnx", models.INT8):
+                (found.path / graph.name).with_suffix(suffix).unlink(missing_ok=True)
         raise
+
+
+MOST_LOST = 0.05
+"""dB of PSNR that 8-bit integers may cost."""
 
 
 def _copied(found: ModelFolder, folder: Path) -> Path:
@@ -96,6 +118,18 @@ class _Encoder(nn.Module):
         return found.content, found.degradation
 
 
+class _Shade(nn.Module):
+    """What finds shadows as a graph, its weights named as in the folder."""
+
+    def __init__(self, shade: Shade) -> None:
+        super().__init__()
+        self.network = nn.ModuleDict({"shade": shade})
+
+    def forward(self, mu: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the shadows, and what they lack."""
+        return self.network["shade"](mu)
+
+
 class _Restorer(nn.Module):
     """A restorer as a graph, its inputs in the order of the engine's protocol."""
 
@@ -113,7 +147,7 @@ class _Restorer(nn.Module):
 class _Graph:
     """One graph of a folder: the module it is made from, and the names and shapes of what goes in and out."""
 
-    name: Literal["encoder", "restorer"]
+    name: Literal["encoder", "restorer", "shade"]
     module: nn.Module
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -138,7 +172,7 @@ class _Graph:
         free = torch.export.Dim.DYNAMIC
         photo: dict[int, Any] = {0: free, 2: free, 3: free}
         axes = tuple(photo if name in ("x", "mu") else {0: free} for name in self.inputs)
-        return axes if self.name == "encoder" else (axes,)
+        return (axes,) if self.name == "restorer" else axes
 
 
 _INPUTS = {
@@ -159,6 +193,11 @@ def _graphs(model: Model, found: ModelFolder) -> list[_Graph]:
         output = "clean" if found.config.kind == "one-pass" else "predicted"
         restorer = _Restorer(model.network).eval()
         graphs.append(_Graph(name="restorer", module=restorer, inputs=inputs, outputs=(output,)))
+    if found.shade == found.path:
+        shade = cast("DRUNet", model.network).shade
+        assert shade is not None
+        outputs = ("shadow", "lacks")
+        graphs.append(_Graph(name="shade", module=_Shade(shade).eval(), inputs=("mu",), outputs=outputs))
     return graphs
 
 
@@ -183,9 +222,51 @@ def _write(graph: _Graph, found: ModelFolder) -> None:
     _forget_origin(proto)
     _share_weights(proto, found.path / WEIGHTS)
     target = found.path / f"{graph.name}.onnx"
+    _save(proto, target)
+    if graph.name == "restorer" and found.config.int8:
+        _compute_in_int8(proto, found)
+        _save(proto, target.with_suffix(models.INT8))
+
+
+def _save(proto: onnx.ModelProto, target: Path) -> None:
     unfinished = target.with_suffix(".part")
     onnx.save_model(proto, str(unfinished))
     unfinished.replace(target)
+
+
+def _compute_in_int8(proto: onnx.ModelProto, found: ModelFolder) -> None:
+    """Round what calibrated convolutions are given, and their weights, to 8-bit integers.
+
+    Weights by channel, maps as a whole, from the lowest to the highest value of their range. The graph says
+    so by pairs of nodes that round and undo it (QDQ), which engines fuse with the convolution.
+    """
+    weights = load_file(found.path / WEIGHTS)
+    nodes: list[onnx.NodeProto] = []
+
+    def rounded(name: str, part: str, scale: np.ndarray, zero: np.ndarray) -> str:
+        """The name of the input of a node, rounded."""
+        numbers = [f"{part}.scale", f"{part}.zero"]
+        for array, its_name in zip((scale, zero), numbers, strict=True):
+            proto.graph.initializer.append(numpy_helper.from_array(array, its_name))
+        nodes.append(helper.make_node("QuantizeLinear", [name, *numbers], [f"{part}.rounded"], axis=0))
+        nodes.append(helper.make_node("DequantizeLinear", [f"{part}.rounded", *numbers], [part], axis=0))
+        return part
+
+    for node in proto.graph.node:
+        weight = node.input[1] if node.op_type == "Conv" else ""
+        name = weight.removeprefix("network.").removesuffix(".weight")
+        if name in found.config.int8:
+            low, high = found.config.int8[name]
+            scale = np.float32(max(high - low, 1e-6) / 255)
+            largest = np.abs(weights[weight].astype(np.float32)).max(axis=(1, 2, 3))
+            by_channel = np.maximum(largest / 127, 1e-12).astype(np.float32)
+            zero = np.uint8(np.rint(-low / scale))
+            node.input[0] = rounded(node.input[0], f"{name}.given", np.asarray(scale), np.asarray(zero))
+            node.input[1] = rounded(weight, f"{name}.kernel", by_channel, np.zeros(len(largest), np.int8))
+        nodes.append(node)
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del proto.graph.node[:]
+    proto.graph.node.extend(kept)
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:
@@ -270,6 +351,8 @@ def _compared(graphs: Sequence[_Graph], found: ModelFolder, tolerance: float) ->
         if graph.name == "encoder":
             got = running.encode(*arrays)
             pairs = [(got.content, wanted[0]), (got.degradation, wanted[1])]
+        elif graph.name == "shade":
+            pairs = list(zip(running.find_shadows(*arrays), wanted, strict=True))
         else:
             predict = running.predict_at if found.config.kind == "diffusion" else running.predict_clean
             pairs = [(predict(*arrays), wanted)]

@@ -1,7 +1,8 @@
 """Model folders: their description (config.json), and finding them by bundled name, path or hub id.
 
 A model folder holds `config.json`, `model.safetensors` (the restorer under `network.`, the encoder under
-`encoder.`), a card `README.md`, and after export the graphs `encoder.onnx` and `restorer.onnx`.
+`encoder.`), a card `README.md`, and after export the graphs `encoder.onnx`, `restorer.onnx` and, of a network
+that finds shadows, `shade.onnx`; of one that was calibrated (`calibrate.ranges`) also `restorer.int8.onnx`.
 
 Where a restorer's encoder lies: a restorer trained here on an encoder of its own carries it, weights and
 description, and stands alone. One trained on a bundled model or one of the hub names it instead
@@ -25,6 +26,9 @@ from daclip.errors import ModelError, UsageError
 
 FORMAT = 1
 """Version of the folder format; a reader refuses a newer one."""
+
+INT8 = ".int8.onnx"
+"""How the names of graphs end that compute in 8-bit integers, in the place of `.onnx`."""
 
 ModelKind = Literal["encoder", "one-pass", "diffusion"]
 
@@ -54,6 +58,8 @@ class ModelConfig:
             looked for in the answer, and treated in a second run.
         multiple: tile sides the network likes, in pixels.
         overlap: pixels of context a tile needs around it.
+        int8: of each convolution that can also compute in 8-bit integers, by its name in the network, the
+            lowest and highest value it is given, see calibrate.ranges; empty: none can.
         bytes_per_pixel: working memory of the restorer per pixel of a tile, measured.
         dtype: of the stored weights.
     """
@@ -76,6 +82,7 @@ class ModelConfig:
     multiple: int = 16
     overlap: int = 32
     bytes_per_pixel: int = 2000
+    int8: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
 
@@ -120,6 +127,8 @@ def read_config(folder: Path) -> ModelConfig:
         values["times"] = tuple(int(time) for time in values.get("times", ()))
         brings_out = dict(values.get("brings_out", {}))
         values["brings_out"] = {name: tuple(map(str, words)) for name, words in brings_out.items()}
+        int8 = dict(values.get("int8", {}))
+        values["int8"] = {name: (float(low), float(high)) for name, (low, high) in int8.items()}
         config = ModelConfig(**values)
         if config.kind not in get_args(ModelKind):
             raise ValueError(f"kind {config.kind!r} is none of {', '.join(get_args(ModelKind))}")
@@ -147,6 +156,7 @@ class ModelFolder:
         config: its description.
         encoder_path, encoder_config: the folder that holds the encoder, and its description.
         initial: the folder of the model that a diffusion goes on from, where it has one.
+        shade: the folder of the network that finds shadows for it, its own or `initial`; None: none does.
     """
 
     path: Path
@@ -156,6 +166,7 @@ class ModelFolder:
     encoder_path: Path
     encoder_config: ModelConfig
     initial: Path | None = None
+    shade: Path | None = None
 
     @property
     def texts(self) -> ClassTexts:
@@ -171,14 +182,23 @@ class ModelFolder:
     def graphs(self) -> dict[str, Path]:
         """The exported graphs the model needs; maybe not there.
 
-        `encoder`; for a restorer `restorer`; `initial` for a diffusion that goes on from another model.
+        `encoder`; for a restorer `restorer`; `initial` for a diffusion that goes on from another model;
+        `shade` where shadows are found.
         """
         graphs = {"encoder": self.encoder_path / "encoder.onnx"}
         if self.config.kind != "encoder":
             graphs["restorer"] = self.path / "restorer.onnx"
         if self.initial is not None:
             graphs["initial"] = self.initial / "restorer.onnx"
+        if self.shade is not None:
+            graphs["shade"] = self.shade / "shade.onnx"
         return graphs
+
+    @property
+    def int8_graphs(self) -> dict[str, Path]:
+        """Those of the graphs that were also exported for 8-bit integers."""
+        names = {name: graph.with_suffix(INT8) for name, graph in self.graphs.items()}
+        return {name: graph for name, graph in names.items() if graph.is_file()}
 
     @property
     def is_exported(self) -> bool:
@@ -318,10 +338,12 @@ def _open(
         return find(wanted, cache_dir=cache_dir, offline=offline, token=token).path
 
     encoder = place("encoder", config.encoder) if isinstance(config.encoder, str) else path
-    initial = None
+    initial, shade = None, path if _finds_shadows(config) else None
     if config.initial is not None:
         initial = place("initial", config.initial)
-        if config.kind != "diffusion" or read_config(initial).kind != "one-pass":
+        first = read_config(initial)
+        shade = shade or (initial if _finds_shadows(first) else None)
+        if config.kind != "diffusion" or first.kind != "one-pass":
             raise ModelError(f'{path}: initial "{config.initial}" is for a diffusion, and of one pass')
     return ModelFolder(
         path=path,
@@ -331,7 +353,12 @@ def _open(
         encoder_path=encoder,
         encoder_config=config if encoder == path else read_config(encoder),
         initial=initial,
+        shade=shade,
     )
+
+
+def _finds_shadows(config: ModelConfig) -> bool:
+    return bool((config.network or {}).get("shade"))
 
 
 def _from_hub(

@@ -11,11 +11,12 @@ from jaxtyping import Float32, Num, UInt8, UInt16
 
 from daclip import detect as detection
 from daclip import engine as engines
-from daclip import image, models, sampling, tiling, vocabulary
+from daclip import image, light, models, sampling, tiling, vocabulary
 from daclip.detect import Detection, Embeddings
 from daclip.diffusion import IRSDE
 from daclip.errors import ModelError, PhotoError, UsageError
 from daclip.image import Format, Photo
+from daclip.light import Light
 from daclip.models import ModelFolder
 from daclip.tiling import Tile
 
@@ -163,7 +164,14 @@ class Restorer:
         seen = tiling.centre_view(photo, side)[None] if views == "centre" else tiling.views(photo, side)
         normalised = (seen - np.array(config.mean, np.float32)) / np.array(config.std, np.float32)
         found = self.engine.encode(np.ascontiguousarray(normalised.transpose(0, 3, 1, 2)))
-        return replace(found, tone=tiling.tone(seen))
+        return replace(found, tone=tiling.tone(seen), light=self._light(photo))
+
+    def _light(self, photo: Photo) -> Light | None:
+        """What light the shadows of a photo lack, where the model can tell."""
+        if self.folder.shade is None:
+            return None
+        shadow, lacks = self.engine.find_shadows(_planes(tiling.reduced(photo, light.LONGEST)))
+        return Light(shadow=shadow[0, 0], lacks=_pixels(lacks))
 
     def condition(self, seen: PhotoEmbeddings) -> PhotoEmbeddings:
         """What the network is told of one photo, from the embeddings of its views: one row each.
@@ -177,10 +185,18 @@ class Restorer:
             content = np.concatenate([content, seen.tone], axis=1)
         return Embeddings(content=content, degradation=mean_of_views(seen.degradation))
 
-    def detect(self, photo: Any, *, threshold: float = 0.5, views: View = "many") -> Detection:
-        """What is wrong with a photo; kinds of photo as for `restore`."""
-        seen = self.encode(photo, views=views)
-        return detection.detect(seen.degradation, self.folder.texts, threshold=threshold)
+    def detect(
+        self,
+        photo: Any,
+        *,
+        threshold: float = 0.5,
+        embeddings: PhotoEmbeddings | None = None,
+        views: View = "many",
+    ) -> Detection:
+        """What is wrong with a photo; kinds of photo, and embeddings, as for `restore`."""
+        seen = embeddings or self.encode(photo, views=views)
+        surely = None if seen.light is None else seen.light.surely
+        return detection.detect(seen.degradation, self.folder.texts, threshold=threshold, shadow=surely)
 
     def restore(
         self,
@@ -228,23 +244,24 @@ class Restorer:
             return _unchanged(photo, run, "strength is 0", None)
         side = tile or self._tile_side(photo)  # before anything is decoded: it may not fit
         seen = embeddings or self.encode(photo, views=views)
-        found = detection.detect(seen.degradation, texts)
+        found = self.detect(photo, embeddings=seen)
         names = named or found.found
         if not names:
             clean = f"{vocabulary.CLEAN} {found.probability(vocabulary.CLEAN):.2f}"
             return _unchanged(photo, run, f"no known degradation found ({clean})", found)
-        left = () if named else self._left(names, photo)
-        names = [name for name in names if name not in left]
-        if not names:
-            return _unchanged(photo, run, _LEFT, found)
         applied = {name: _strength_of(strength, name) for name in names}
         together = _together(applied, found.probability)
         if together == 0:
             return _unchanged(photo, run, "strength is 0", found)
+        shadows = seen.light if _SHADOWED in names else None
         told = self._told(seen, names, found)
+        if shadows is not None and set(names) == {_SHADOWED}:
+            run, told = replace(run, sampler=None, steps=0), None
         awaited = () if named else self._awaited(names, strength)
         tell = _part(on_progress, 0) if awaited else on_progress
-        full, notes = self._in_tiles(photo, told, run, mask=mask, side=side, on_progress=tell)
+        full, notes = self._in_tiles(
+            photo, told, run, mask=mask, shadows=shadows, side=side, on_progress=tell
+        )
         done = Restored(
             photo=photo,
             action="restored",
@@ -255,19 +272,11 @@ class Restorer:
             sampler=run.sampler,
             steps=run.steps,
             seed=seed,
-            notes=(*notes, _LEFT) if left else notes,
+            notes=notes,
         )
         if not awaited:
             return done
         return self._once_more(done, awaited, run, strength, side, views, on_progress)
-
-    def _left(self, names: Sequence[str], photo: Photo) -> tuple[str, ...]:
-        """What was found, but is not treated unasked: shadows, where they are too large for the network."""
-        if "shadowed" not in names or max(photo.width, photo.height) <= _SHADOWS_UP_TO:
-            return ()
-        initial = self.folder.initial
-        configs = [self.folder.config, *([models.read_config(initial)] if initial else [])]
-        return ("shadowed",) if any((each.network or {}).get("shade") for each in configs) else ()
 
     def _awaited(self, names: Sequence[str], strength: Strength) -> tuple[str, ...]:
         """What the removal of these degradations may bring out, and is to be treated then."""
@@ -289,7 +298,7 @@ class Restorer:
         assert done.full is not None
         answer = replace(image.from_array(done.full), path=done.photo.path)
         seen = self.encode(answer, views=views)
-        found = detection.detect(seen.degradation, self.folder.texts)
+        found = self.detect(answer, embeddings=seen)
         names = [name for name in awaited if name in found.found]
         if not names:
             if on_progress is not None:
@@ -297,7 +306,7 @@ class Restorer:
             return done
         told = self._told(seen, names, found)
         tell = _part(on_progress, 1)
-        full, notes = self._in_tiles(answer, told, run, mask=None, side=side, on_progress=tell)
+        full, notes = self._in_tiles(answer, told, run, mask=None, shadows=None, side=side, on_progress=tell)
         again = replace(done, full=full, brought_out=found, notes=tuple(dict.fromkeys((*done.notes, *notes))))
         applied = {**done.applied, **{name: _strength_of(strength, name) for name in names}}
         return replace(again, applied=applied, strength=_together(applied, again.probability))
@@ -374,10 +383,11 @@ class Restorer:
     def _in_tiles(
         self,
         photo: Photo,
-        condition: PhotoEmbeddings,
+        condition: PhotoEmbeddings | None,
         run: "_Run",
         *,
         mask: Photo | None,
+        shadows: Light | None,
         side: int,
         on_progress: Progress | None,
     ) -> tuple[Pixels, tuple[str, ...]]:
@@ -394,7 +404,7 @@ class Restorer:
                 overlap=config.overlap,
             )
             try:
-                return self._pass(photo, tiles, condition, run, mask, on_progress), tuple(notes)
+                return self._pass(photo, tiles, condition, run, mask, shadows, on_progress), tuple(notes)
             except MemoryError as error:
                 side = max(max(one.height, one.width) for one in tiles)
                 if side <= self._smallest_side:
@@ -409,12 +419,16 @@ class Restorer:
         self,
         photo: Photo,
         tiles: Sequence[Tile],
-        condition: PhotoEmbeddings,
+        condition: PhotoEmbeddings | None,
         run: "_Run",
         mask: Photo | None,
+        shadows: Light | None,
         on_progress: Progress | None,
     ) -> Pixels:
-        """All tiles once: steps e to g of the path of a photo."""
+        """All tiles once: steps e to g of the path of a photo.
+
+        Without a condition the network is not asked: what was in the shadow alone is whole when it is lit.
+        """
         canvas = tiling.Canvas(tiles, photo.dtype)
         before, after = _Range(), _Range()
         for number, tile in enumerate(tiles):
@@ -424,10 +438,16 @@ class Restorer:
                     on_progress(first * calls + done, len(tiles) * calls)
 
             mu = photo.crop(tile.top, tile.left, tile.height, tile.width)
+            if shadows is not None:
+                mu = shadows.lit(mu, top=tile.top, left=tile.left, height=photo.height, width=photo.width)
             hole = None if mask is None else mask.crop(tile.top, tile.left, tile.height, tile.width)
             # published: what is to be filled is white
             seen = mu if hole is None else mu + hole * (1 - mu)
-            pixels = self._restore_tile(seen, tile, condition, run, tell)
+            if condition is None:
+                pixels = seen
+                tell(1, 1)
+            else:
+                pixels = self._restore_tile(seen, tile, condition, run, tell)
             if not np.isfinite(pixels).all():
                 reason = "the model gave numbers that are not finite"
                 raise PhotoError("model", photo.path, reason, hint="try --precision fp32")
@@ -719,12 +739,7 @@ def _planes_of(done: Restored) -> Num[np.ndarray, "c h w"]:
 _SHARE_OF_SOME = 0.6
 """Least share of the words where not all that a photo shows is treated; more smears mild damage."""
 
-_SHADOWS_UP_TO = 1000
-"""Longer side in pixels of photos whose shadows are lifted unasked; others come out wrong, or in part."""
-
-_LEFT = (
-    f"shadowed, left so: shadows are lifted up to {_SHADOWS_UP_TO} pixels a side (--task shadowed: anyway)"
-)
+_SHADOWED = "shadowed"
 
 _LIBRARY_BYTES = 300_000_000
 """Python, numpy, vips and an engine without a model, measured with benchmarks/restore.py."""

@@ -22,7 +22,7 @@ def centre_view(photo: Photo, side: int) -> Float32[np.ndarray, "{side} {side} 3
     """The one view of the published system: shortest side resized, centre square, in [0, 1] (PAPER 1.1)."""
     height, width = shortest_side(photo.height, photo.width, side)
     top, left = centre_offset(height, side), centre_offset(width, side)
-    return window(photo, height, width, top=top, left=left, side=side)
+    return window(photo, height, width, top=top, left=left, rows=side, columns=side)
 
 
 def views(photo: Photo, side: int, *, crops: int = 4) -> Float32[np.ndarray, "n {side} {side} 3"]:
@@ -40,11 +40,22 @@ def views(photo: Photo, side: int, *, crops: int = 4) -> Float32[np.ndarray, "n 
         height, width = shortest_side(photo.height, photo.width, side)
         squares = min(_MOST_SQUARES, math.ceil(max(height, width) / side - 0.25))
         places = zip(_spread(height, side, squares), _spread(width, side, squares), strict=True)
-        whole = [window(photo, height, width, top=top, left=left, side=side) for top, left in places]
+        whole = [
+            window(photo, height, width, top=top, left=left, rows=side, columns=side) for top, left in places
+        ]
     parts = [
         _part(photo, side, top, left) for top, left in _crop_places(photo.height, photo.width, side, crops)
     ]
     return np.stack([*whole, *parts])
+
+
+def reduced(photo: Photo, longest: int) -> Float32[np.ndarray, "h w 3"]:
+    """The whole photo, in [0, 1], its longer side at most `longest` pixels."""
+    height, width = (
+        max(1, round(each * min(1.0, longest / max(photo.height, photo.width))))
+        for each in (photo.height, photo.width)
+    )
+    return window(photo, height, width, top=0, left=0, rows=height, columns=width)
 
 
 TONE_SHARES = (0.01, 0.1, 0.5, 0.9, 0.99)

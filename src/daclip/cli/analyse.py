@@ -66,7 +66,7 @@ STUDIES = (
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Markdown file; its figures go beside it.")
 @engine_options
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]), default="auto")
 @options
 def command(
     runs: tuple[Path, ...],

@@ -118,7 +118,7 @@ daclip evaluate runs/rain runs/haze --table unified --plots plots/
     help="--sheet shows best, median and worst of each by PSNR; of runs made with --keep.",
 )
 @engine_options
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]), default="auto")
 @options
 def command(
     runs: tuple[Path, ...],

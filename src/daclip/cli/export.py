@@ -14,12 +14,27 @@ from daclip.errors import missing_extra
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Copy the model into this folder first."
 )
+@click.option(
+    "--calibrate",
+    metavar="PHOTOS",
+    default="",
+    help="Also write a graph in 8-bit integers: clean photos, or pairs, that say in which ranges they lie.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @options
-def command(source: str, output: Path | None, as_json: bool, quiet: bool, verbose: int, color: str) -> None:
+def command(
+    source: str,
+    output: Path | None,
+    calibrate: str,
+    as_json: bool,
+    quiet: bool,
+    verbose: int,
+    color: str,
+) -> None:
     """Write the graphs of RUN (run folder, model folder, name or hub id), and check them against torch.
 
-    With -o the model is copied, together with its encoder, into a folder that stands alone.
+    With -o the model is copied, together with its encoder, into a folder that stands alone. With --calibrate
+    OpenVINO computes nearly all of a DRUNet in 8-bit integers, where they are faster.
 
     \b
     daclip export runs/compact -o mine/
@@ -30,9 +45,12 @@ def command(source: str, output: Path | None, as_json: bool, quiet: bool, verbos
     except ModuleNotFoundError as error:
         raise missing_extra(error, "exporting a model") from error
     terminal = Terminal(quiet=quiet, verbosity=verbose, color=color)
-    done = export(source, output)
+    done = export(source, output, photos=calibrate)
     if as_json:
-        terminal.result(json.dumps({"folder": str(done.folder), "differences": done.differences}))
+        record = {"folder": str(done.folder), "differences": done.differences, "lost_db": done.lost}
+        terminal.result(json.dumps(record))
         return
     for name, difference in done.differences.items():
         terminal.result(f"{done.folder / name}.onnx: within {difference:.1g} of torch")
+    if done.lost is not None:
+        terminal.result(f"{done.folder}/restorer.int8.onnx: costs {done.lost:.3f} dB")

@@ -104,7 +104,10 @@ def _complete_tasks(_ctx: click.Context, _param: click.Parameter, incomplete: st
 @click.option("--tile", type=click.IntRange(16), help="Side of a tile in pixels. [default: by memory]")
 @engine_options
 @click.option(
-    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", help="Of the numbers."
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]),
+    default="auto",
+    help="Of the numbers.",
 )
 @click.option("-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Photos at once.")
 @click.option(

@@ -12,7 +12,7 @@ from daclip.errors import MissingExtra, ModelError, UsageError
 from daclip.models import ModelFolder
 
 EngineName = Literal["auto", "onnx", "openvino", "torch"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 
 
 @runtime_checkable
@@ -28,6 +28,12 @@ class Engine(Protocol):
 
     def encode(self, views: Float32[np.ndarray, "n 3 s s"]) -> Embeddings[Float32[np.ndarray, "n d"]]:
         """Embeddings of normalised views, un-normalised."""
+        ...
+
+    def find_shadows(
+        self, mu: Float32[np.ndarray, "b 3 h w"]
+    ) -> tuple[Float32[np.ndarray, "b 1 h w"], Float32[np.ndarray, "b 3 h w"]]:
+        """Logits of the shadows in small photos, and what they lack, see light.Light; with `shade` alone."""
         ...
 
     def predict_clean(
@@ -66,7 +72,7 @@ def load(
         device: `auto` (never fails), `cpu`, `cuda`, `cuda:1`, `mps`.
         engine: `auto` takes OpenVINO where it is installed and ONNX Runtime else; torch only for a folder
             without exported graphs or a device the others do not reach.
-        precision: `auto`, `fp32`, `bf16`, `fp16`; `auto` is the fastest that the device computes natively.
+        precision: `auto`, `fp32`, `bf16`, `fp16`, `int8`; `auto` is the fastest on the device.
         threads: for the arithmetic; 0 leaves it to OMP_NUM_THREADS or the library.
 
     Raises:
@@ -82,6 +88,10 @@ def load(
         missing = [str(path) for path in folder.graphs.values() if not path.is_file()]
         raise ModelError(
             f"{', '.join(missing)}: not there", hint="`daclip export` writes graphs; or use --engine torch"
+        )
+    if precision == "int8" and chosen != "torch" and not folder.int8_graphs:
+        raise ModelError(
+            f"{folder.path}: not calibrated for int8", hint="`daclip export MODEL --calibrate PHOTOS` does it"
         )
     if chosen == "onnx":
         from daclip.engine.onnx import OnnxEngine

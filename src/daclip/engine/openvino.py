@@ -1,29 +1,33 @@
 """OpenVINO: the fastest way through exported graphs on most processors, extra [openvino]."""
 
+import hashlib
 import os
 import shutil
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
 
 import numpy as np
 import openvino
+import platformdirs
 from jaxtyping import Float32
 
 from daclip.detect import Embeddings
 from daclip.errors import ModelError, UsageError
 from daclip.models import ModelFolder
 
-_PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+_PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+"""What is not in 8-bit integers by its graph is in float."""
 
 
 class OpenVinoEngine:
     """Runs the graphs of a model with OpenVINO on the processor.
 
-    The encoder always computes in fp32: it costs little, and what is found wrong with a photo must not depend
-    on the machine. `auto` precision takes bf16 for the restorer where the processor has it, else fp32.
+    The encoder and what finds shadows always compute in fp32: it costs little, and what is found wrong with
+    a photo must not depend on the machine. `auto` precision takes int8 for a restorer that was calibrated for
+    it, else bf16 where the processor has units for it (AMX), else fp32.
     """
 
     name = "openvino"
@@ -33,11 +37,13 @@ class OpenVinoEngine:
         if device not in ("auto", "cpu"):
             raise UsageError(f'openvino runs on the cpu here, not "{device}"', hint="try --engine torch")
         core = openvino.Core()
-        self.precision = _precision(core, precision)
-        graphs = folder.graphs
+        int8_graphs = folder.int8_graphs
+        self.precision = _precision(core, precision, is_calibrated=bool(int8_graphs))
+        graphs = folder.graphs | (int8_graphs if self.precision == "int8" else {})
         self._encoder = _Graph(core, graphs["encoder"], "fp32", threads)
         restorer = graphs.get("restorer")
         self._restorer = _Graph(core, restorer, self.precision, threads) if restorer else None
+        self._shade = _Graph(core, graphs["shade"], "fp32", threads) if "shade" in graphs else None
         initial = graphs.get("initial")
         self._one_pass = _Graph(core, initial, self.precision, threads) if initial else self._restorer
 
@@ -45,6 +51,14 @@ class OpenVinoEngine:
         """Embeddings of normalised views, un-normalised."""
         content, degradation = self._encoder.run(["content", "degradation"], {"views": views})
         return Embeddings(content=content, degradation=degradation)
+
+    def find_shadows(
+        self, mu: Float32[np.ndarray, "b 3 h w"]
+    ) -> tuple[Float32[np.ndarray, "b 1 h w"], Float32[np.ndarray, "b 3 h w"]]:
+        """Logits of the shadows in small photos, and what they lack, see light.Light; always in fp32."""
+        assert self._shade is not None
+        shadow, lacks = self._shade.run(["shadow", "lacks"], {"mu": mu})
+        return shadow, lacks
 
     def predict_clean(
         self,
@@ -82,7 +96,7 @@ class _Graph:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
             with _without_links(path) as plain:
-                self._compiled = core.compile_model(str(plain), "CPU", settings)
+                self._compiled = _compiled(core, plain, settings, may_be_kept=plain == path)
         except RuntimeError as error:
             raise ModelError(f"{path}: OpenVINO cannot load it ({_last_line(error)})") from error
         self._inputs = {name for port in self._compiled.inputs for name in port.get_names()}
@@ -114,6 +128,55 @@ class _Graph:
             self._idle.append(request)
 
 
+def _compiled(
+    core: openvino.Core, graph: Path, settings: Mapping[str, str | int], *, may_be_kept: bool
+) -> openvino.CompiledModel:
+    """The graph, compiled: kept for the next time, for it takes a second, and a tenth of that to read.
+
+    OpenVINO's own cache, a folder for each graph: it does not notice other weights, and what one process
+    writes another must not read half.
+    """
+    name = str(graph)
+    if not may_be_kept:
+        return core.compile_model(name, "CPU", dict(settings))
+    place = _kept() / _name(graph, settings)
+    if place.is_dir():
+        with suppress(OSError, RuntimeError):  # damaged
+            place.touch()
+            return core.compile_model(name, "CPU", {**settings, "CACHE_DIR": str(place)})
+        shutil.rmtree(place, ignore_errors=True)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=place.parent, prefix=".", ignore_cleanup_errors=True) as unfinished:
+            compiled = core.compile_model(name, "CPU", {**settings, "CACHE_DIR": unfinished})
+            with suppress(OSError):  # another process was quicker
+                os.rename(unfinished, place)
+    except OSError:  # nowhere to write
+        return core.compile_model(name, "CPU", dict(settings))
+    with suppress(OSError):  # others tidy up, too
+        for old in sorted(place.parent.iterdir(), key=lambda each: each.stat().st_mtime)[:-_MOST_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+    return compiled
+
+
+_MOST_KEPT = 16
+"""Compiled graphs in the cache; some 15 MB each."""
+
+
+def _kept() -> Path:
+    """The folder of compiled graphs."""
+    own = os.environ.get("DACLIP_CACHE")
+    return Path(own or platformdirs.user_cache_path("daclip")) / "openvino"
+
+
+def _name(graph: Path, settings: Mapping[str, str | int]) -> str:
+    """Of a graph in the cache: another for other files, settings, or an other OpenVINO."""
+    files = [graph, *graph.parent.glob("*.safetensors"), *graph.parent.glob("*.data")]
+    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)]
+    told = repr((stats, sorted(settings.items()), openvino.__version__))
+    return hashlib.sha256(told.encode()).hexdigest()[:32]
+
+
 @contextmanager
 def _without_links(graph: Path) -> Generator[Path]:
     """The graph and its weights as plain files of one folder.
@@ -136,13 +199,23 @@ def _without_links(graph: Path) -> Generator[Path]:
         yield Path(folder) / graph.name
 
 
-def _precision(core: openvino.Core, wanted: str) -> str:
+def _precision(core: openvino.Core, wanted: str, *, is_calibrated: bool) -> str:
     able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if wanted == "auto":
-        return "bf16" if "BF16" in able else "fp32"
+        if is_calibrated and "INT8" in able:
+            return "int8"
+        return "bf16" if "BF16" in able and _has_amx() else "fp32"
     if wanted != "fp32" and wanted.upper() not in able:
         raise UsageError(f"this processor does not compute {wanted}", hint="use --precision auto")
     return wanted
+
+
+def _has_amx() -> bool:
+    """True where Linux says that the processor multiplies matrices of bf16; vectors of them gain nothing."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
 
 
 def _last_line(error: Exception) -> str:

@@ -21,6 +21,8 @@ class TorchEngine:
     name = "torch"
 
     def __init__(self, folder: ModelFolder, *, device: str, precision: str, threads: int) -> None:
+        if precision == "int8":
+            raise UsageError("torch does not compute in int8 here", hint="try --engine openvino")
         self._device = _device(device)
         self.device = str(self._device)
         self.precision = "fp32" if precision == "auto" else precision
@@ -34,6 +36,13 @@ class TorchEngine:
             initial = checkpoints.load(models.find(folder.initial)).network
             assert initial is not None
             self._one_pass = initial.to(self._device).eval()
+        shades = [getattr(each, "shade", None) for each in (self._restorer, self._one_pass)]
+        self._shade = next((each for each in shades if each is not None), None)
+
+    @property
+    def network(self) -> torch.nn.Module | None:
+        """The restorer itself, for those who look into it."""
+        return self._restorer
 
     @torch.inference_mode()
     def encode(self, views: Float32[np.ndarray, "n 3 s s"]) -> Embeddings[Float32[np.ndarray, "n d"]]:
@@ -41,6 +50,16 @@ class TorchEngine:
         with _memory_errors():
             found = self._encoder.encode(self._tensor(views))
         return Embeddings(content=_array(found.content), degradation=_array(found.degradation))
+
+    @torch.inference_mode()
+    def find_shadows(
+        self, mu: Float32[np.ndarray, "b 3 h w"]
+    ) -> tuple[Float32[np.ndarray, "b 1 h w"], Float32[np.ndarray, "b 3 h w"]]:
+        """Logits of the shadows in small photos, and what they lack, see light.Light; always in fp32."""
+        assert self._shade is not None
+        with _memory_errors():
+            shadow, lacks = self._shade(self._tensor(mu))
+        return _array(shadow), _array(lacks)
 
     @torch.inference_mode()
     def predict_clean(

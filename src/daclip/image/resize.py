@@ -15,23 +15,23 @@ _STRIP_PIXELS = 1_000_000
 
 
 def window(
-    photo: Photo, height: int, width: int, *, top: int, left: int, side: int
-) -> Float32[np.ndarray, "{side} {side} 3"]:
-    """A square of the photo resized to height x width, as sRGB in [0, 1]; only what it shows is computed.
+    photo: Photo, height: int, width: int, *, top: int, left: int, rows: int, columns: int
+) -> Float32[np.ndarray, "{rows} {columns} 3"]:
+    """A part of the photo resized to height x width, as sRGB in [0, 1]; only what it shows is computed.
 
     Equal to `PIL.Image.resize((width, height), BICUBIC)` of the 8-bit photo, cropped. A profile is applied to
     the result, which is small, and not to the photo.
     """
-    first_row, rows = _weights(photo.height, height, top, side)
-    first_column, columns = _weights(photo.width, width, left, side)
-    strip = max(1, _STRIP_PIXELS // columns.shape[0])
-    narrow = np.empty((rows.shape[0], side, 3), np.uint8)
-    for start in range(0, rows.shape[0], strip):
-        count = min(strip, rows.shape[0] - start)
-        part = photo.crop_8bit(first_row + start, first_column, count, columns.shape[0])
-        narrow[start : start + count] = _across(part, columns)
-    square = _across(narrow.swapaxes(0, 1), rows).swapaxes(0, 1)
-    return colour.to_srgb(square, photo.icc if photo.converts else None)
+    first_row, down = _weights(photo.height, height, top, rows)
+    first_column, across = _weights(photo.width, width, left, columns)
+    strip = max(1, _STRIP_PIXELS // across.shape[0])
+    narrow = np.empty((down.shape[0], columns, 3), np.uint8)
+    for start in range(0, down.shape[0], strip):
+        count = min(strip, down.shape[0] - start)
+        part = photo.crop_8bit(first_row + start, first_column, count, across.shape[0])
+        narrow[start : start + count] = _across(part, across)
+    shown = _across(narrow.swapaxes(0, 1), down).swapaxes(0, 1)
+    return colour.to_srgb(shown, photo.icc if photo.converts else None)
 
 
 def _across(

@@ -64,7 +64,7 @@ class DRUNet(nn.Module):
     """DRUNet, plain or told by DA-CLIP; adds its output to the photo, and starts as the identity.
 
     No layer averages over its input: a tile gives the pixels of the whole photo, but near its border; with
-    `fill`, a tile that starts at multiples of `multiple`. `shade` alone asks all borders of a tile.
+    `fill`, a tile that starts at multiples of `multiple`.
 
     Args:
         widths: channels of each level, the finest first.
@@ -75,8 +75,9 @@ class DRUNet(nn.Module):
         degradation: modulate every block by the degradation prompt.
         content: how the content embedding is used, see conditioning.Content.
         tone: the content embedding is followed by the tone of the whole photo, see conditioning.ToneVector.
-        shade: shadows are first lit, see shade.Shade; needs the degradation prompt.
-        fill: what hides the photo is then taken out, see fill.Fill. The blocks still see what it was.
+        shade: has a part that finds shadows, see shade.Shade, which sees the whole photo. The network is then
+            given what is lit already, see light.Light; it learns by itself.
+        fill: what hides the photo is first taken out, see fill.Fill. The blocks still see what it was.
         veil: then the veil of haze is taken off, see veil.Veil, which needs the tone. The same holds.
         shuffle: pixel-unshuffle factor of the stem; 2 works at half resolution.
         factors: the network gives a factor beside the term for each value of the photo: mu (1 + factor) +
@@ -107,14 +108,12 @@ class DRUNet(nn.Module):
         self.shuffle, self.factors = shuffle, factors
         self._halved = shuffle * 2 ** len(encoder_blocks)
         # tiles whose pyramids of `fill` coincide give the same pixels
-        self.multiple = max(self._halved, 2**DEPTH if fill or shade else 1)
+        self.multiple = max(self._halved, 2**DEPTH if fill else 1)
         self.conditions = Conditions(
             context_dim, 4 * widths[0], degradation=degradation, content=content, tone=tone
         )
         told = context_dim if degradation and context_dim else 0
-        if shade and not told:
-            raise UsageError("shade is told by the degradation embedding", hint="degradation=True")
-        self.shade = Shade(widths[0] // 2, told) if shade else None
+        self.shade = Shade(widths[0]) if shade else None
         self.fill = Fill(widths[0] // 2, told) if fill else None
         if veil and not (tone and told):
             raise UsageError("the veil is measured against the tone, and told", hint="tone and degradation")
@@ -150,12 +149,12 @@ class DRUNet(nn.Module):
         In training, given the `clean` photo, the errors of `uncovered` beside it.
         """
         vector = self.conditions(content, degradation)
-        lit, mu, errors = self.uncovered(mu, content, degradation, clean=clean)
-        folded = self._folded(mu)
+        seen, errors = self.uncovered(mu, content, degradation, clean=clean)
+        folded = self._folded(seen)
         first = self.head(folded)
         if self.taken is not None:
-            first = first + self.taken(self._folded(lit - mu))
-        restored = self._restored(mu, folded, first, vector)
+            first = first + self.taken(self._folded(mu - seen))
+        restored = self._restored(seen, folded, first, vector)
         return restored if clean is None else (restored, errors)
 
     def uncovered(
@@ -165,22 +164,23 @@ class DRUNet(nn.Module):
         degradation: Float[Tensor, "b d"] | None = None,
         *,
         clean: Float[Tensor, "b 3 h w"] | None = None,
-    ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 h w"], list[Float[Tensor, "b"]]]:
-        """The photo without its shadows, and as the blocks see it: also without what hides it and its veil.
+    ) -> tuple[Float[Tensor, "b 3 h w"], list[Float[Tensor, "b"]]]:
+        """The photo as the blocks see it: without what hides it, and without its veil.
 
-        Given the `clean` photo, with the errors that `shade` and `fill` learn from. Asked by the blocks, too,
-        they would stay where those already manage; so nothing the blocks do teaches them.
+        Given the `clean` photo, with the error that `fill` learns from. Asked by the blocks, too, it would
+        stay where those already manage; so nothing the blocks do teaches it.
         """
         told = None if degradation is None else unit(degradation)
         errors: list[Tensor] = []
-        if self.shade is not None and told is not None:
-            mu = _after(self.shade, mu, told, clean, errors)
-        lit = mu
         if self.fill is not None:
-            mu = _after(self.fill, mu, told, clean, errors)
+            if clean is None:
+                mu = self.fill(mu, told)
+            else:
+                filled, error = self.fill.lesson(mu, told, clean)
+                mu, errors = filled.detach(), [error]
         if self.veil is not None and told is not None and content is not None:
             mu = self.veil(mu, told, white(content))
-        return lit, mu, errors
+        return mu, errors
 
     def _folded(self, photo: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p i j"]:
         """The photo padded to a size that halves evenly, at the resolution of the stem."""
@@ -206,21 +206,6 @@ class DRUNet(nn.Module):
         if self.shuffle > 1:
             change = F.pixel_shuffle(change, self.shuffle)
         return mu + change[..., : mu.shape[-2], : mu.shape[-1]]
-
-
-def _after(
-    part: Shade | Fill,
-    mu: Float[Tensor, "b 3 h w"],
-    told: Any,
-    clean: Float[Tensor, "b 3 h w"] | None,
-    errors: list[Float[Tensor, "b"]],
-) -> Float[Tensor, "b 3 h w"]:
-    """The photo after a part that learns by itself; given the `clean` one, its error joins the others."""
-    if clean is None:
-        return part(mu, told)
-    mu, error = part.lesson(mu, told, clean)
-    errors.append(error)
-    return mu.detach()
 
 
 class DiffusionDRUNet(DRUNet):

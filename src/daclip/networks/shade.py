@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from daclip.networks.conditioning import Listener
+from daclip.light import GAMMA
 from daclip.networks.fill import DEPTH, padded, push_pull
 from daclip.networks.lite0 import halve_evenly, lite0
 
@@ -24,11 +24,14 @@ _MULTIPLE = 32
 _REDUCED, _AROUND = 4, 17
 """Light is compared across a border at a part of the resolution; there, the side of what is compared."""
 
-_DRAWN = 0.2
+_DRAWN = 1.0
 """Weight of all borders beside those near a place, which may divide more than light (docs/decisions.md)."""
 
-_GAMMA = 2.2
-"""Stored values to light, as a power."""
+_DEEP = 16
+"""Power of the shadow from which on a place is in it, or out of it."""
+
+_NOTHING = 1e-5
+"""Less trust than this is none."""
 
 _DARKEST = 0.02
 """Stored values below this say nothing of how much light there is."""
@@ -37,25 +40,21 @@ _HELPS, _SEEN = 0.6, 0.1
 """What is between two photos is shadow if lighting it leaves so much of the error, or less, and so much of
 the photo is as it was."""
 
-_SURE = 0.5
-"""Probability of a shadow from which on it is lit: half lit, it would stay one."""
 
-
-class Shade(Listener):
-    """Finds the cast shadows of a photo that DA-CLIP calls shadowed, and lights them.
+class Shade(nn.Module):
+    """Finds the cast shadows of a photo, and what light they lack.
 
     What is dark by nature and what lies in the shade can only be told by what things are. So the first five
     stages of EfficientNet-Lite0, see `begin`, look at the photo at half its size, and a decoder says where
-    shadow lies. Whether a photo is to be touched at all is the encoder's own word. Starts by finding
-    nearly nothing.
+    shadow lies. It wants to see the whole photo, `light.LONGEST` pixels long. Starts by finding nearly
+    nothing.
 
     Args:
         width: channels of the decoder at a quarter of the resolution, half of them at half of it.
-        size: of the degradation embedding.
     """
 
-    def __init__(self, width: int, size: int) -> None:
-        super().__init__(size)
+    def __init__(self, width: int) -> None:
+        super().__init__()
         tower = lite0(pretrained=False)
         self.stem, self.stages = tower.stem, nn.ModuleList(tower.stages[: _STAGES[-1] + 1])
         halve_evenly(self)
@@ -81,40 +80,31 @@ class Shade(Listener):
             own.load_state_dict(stage.state_dict())
 
     def forward(
-        self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"] | None
-    ) -> Float[Tensor, "b 3 h w"]:
-        """The photo without its shadows, of any size, unclamped; other photos as they are.
+        self, mu: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b 3 h w"]]:
+        """What light.Light holds of a photo of any size: logits of its shadows, and what they lack."""
+        logits = self._logits(mu)
+        return logits, lacking(mu, logits.sigmoid())
 
-        Args:
-            mu: the photo.
-            told: direction of the degradation embedding, see conditioning.unit; None: all are shadowed.
-        """
-        return self._lit(mu, told, self._logits(mu))
+    def lit(self, mu: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """The photo without its shadows, unclamped."""
+        logits, lacks = self(mu)
+        return lit(mu, logits.sigmoid(), lacks)
 
     def lesson(
-        self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"] | None, clean: Float[Tensor, "b 3 h w"]
+        self, mu: Float[Tensor, "b 3 h w"], clean: Float[Tensor, "b 3 h w"]
     ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b"]]:
-        """The answer of `forward`, and the error to learn from: the cross-entropy of where shadow lies.
+        """The photo lit, and the error to learn from: the cross-entropy of where shadow lies.
 
-        Photos that lack something else than light teach nothing: those do not call it.
+        Untouched photos teach what is dark without a shadow; those that lack something else than light
+        teach nothing.
         """
         shadow, is_shadowed = shadow_between(mu, clean)
+        teaches = is_shadowed + (mu == clean).all(3).all(2).all(1)
         logits = self._logits(mu)
         error = F.binary_cross_entropy_with_logits(logits, shadow, reduction="none").mean((1, 2, 3))
-        return self._lit(mu, told, logits.detach()), error * is_shadowed
-
-    def _lit(
-        self,
-        mu: Float[Tensor, "b 3 h w"],
-        told: Float[Tensor, "b d"] | None,
-        logits: Float[Tensor, "b 1 h w"],
-    ) -> Float[Tensor, "b 3 h w"]:
-        """The photo, lit by the logits of `_logits` where the encoder calls it shadowed."""
-        lit = relit(mu, logits.sigmoid())
-        if told is None:
-            return lit
-        there = (self.probability(told) >= _SURE).to(mu.dtype)[:, None, None, None]
-        return torch.lerp(mu, lit, there)
+        found = logits.detach().sigmoid()
+        return lit(mu, found, lacking(mu, found)), error * teaches
 
     def _logits(self, mu: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
         """Of each pixel, whether it lies in a shadow."""
@@ -137,12 +127,11 @@ class Shade(Listener):
         return F.pixel_shuffle(self.tail(x), 2)[..., :height, :width].float()
 
 
-def relit(mu: Float[Tensor, "b 3 h w"], shadow: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """The photo with the light that it lacks in its shadows, unclamped: mu / (1 - shadow (1 - left)).
+def lacking(mu: Float[Tensor, "b 3 h w"], shadow: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """What stored values lack deep in the shadow, as the logarithm of a factor, for each colour and place.
 
-    The division is one of light, not of stored values. `left` is what is left of the light deep in the
-    shadow, for each colour and place: the ratio of what lies inside and outside near its border, drawn
-    towards that of all borders and spread by `push_pull`.
+    The ratio of the mean light inside and outside near the shadow's border, drawn towards that of all borders
+    and spread by `push_pull`.
 
     Args:
         mu: the photo.
@@ -150,21 +139,34 @@ def relit(mu: Float[Tensor, "b 3 h w"], shadow: Float[Tensor, "b 1 h w"]) -> Flo
     """
     with torch.autocast(mu.device.type, enabled=False):
         height, width = mu.shape[-2:]
-        logs = F.avg_pool2d(padded(mu.float()).clamp(min=_DARKEST).log(), _REDUCED)
+        light = F.avg_pool2d(padded(mu.float()).clamp(min=_DARKEST) ** GAMMA, _REDUCED)
         deep = F.avg_pool2d(padded(shadow.float()), _REDUCED)
         # the rims of the shadow belong to neither side
-        inside, outside = deep**8, (1 - deep) ** 8
+        inside, outside = deep**_DEEP, (1 - deep) ** _DEEP
         beside = F.max_pool2d(torch.cat([outside, inside], dim=1), _AROUND, 1, _AROUND // 2)
-        dark, much_dark = _mean(logs, inside * beside[:, :1])
-        lit, much_lit = _mean(logs, outside * beside[:, 1:])
-        said = torch.minimum(much_dark, much_lit)
-        everywhere = ((lit - dark) * said).mean((2, 3), keepdim=True)
-        everywhere = everywhere / (said.mean((2, 3), keepdim=True) + 1e-9)
-        lacks = ((lit - dark) * said + everywhere * _DRAWN) / (said + _DRAWN)
-        lacks = push_pull(lacks.clamp(min=0), said.clamp(min=1e-6), depth=DEPTH - 2)
-        lacks = F.interpolate(lacks, scale_factor=float(_REDUCED), mode="bilinear")[..., :height, :width]
-        left = (-_GAMMA * lacks).exp()
-        return mu * (1 - shadow * (1 - left)).pow(-1 / _GAMMA)
+        dark, much_dark = _mean(light, inside * beside[:, :1])
+        bright, much_bright = _mean(light, outside * beside[:, 1:])
+        said = torch.minimum(much_dark, much_bright)
+        # means over nothing say nothing
+        found = torch.where(
+            said > _NOTHING, (bright / dark.clamp(min=_DARKEST**GAMMA)).clamp(min=1).log(), 0.0
+        )
+        everywhere = (found * said).mean((2, 3), keepdim=True) / (said.mean((2, 3), keepdim=True) + 1e-9)
+        lacks = (found * said + everywhere * _DRAWN) / (said + _DRAWN) / GAMMA
+        lacks = push_pull(lacks, said.clamp(min=1e-6), depth=DEPTH - 2)
+        return F.interpolate(lacks, scale_factor=float(_REDUCED), mode="bilinear")[..., :height, :width]
+
+
+def lit(
+    mu: Float[Tensor, "b 3 h w"], shadow: Float[Tensor, "b 1 h w"], lacks: Float[Tensor, "b 3 h w"]
+) -> Float[Tensor, "b 3 h w"]:
+    """The photo with the light that it lacks in its shadows, unclamped; as light.Light.lit has it.
+
+    mu / (1 - shadow (1 - left)), where `left` is what the shadow leaves of the light. The division is one of
+    light, not of stored values.
+    """
+    left = (-GAMMA * lacks).exp()
+    return mu * (1 - shadow * (1 - left)).pow(-1 / GAMMA)
 
 
 def _mean(
@@ -187,12 +189,12 @@ def shadow_between(
             F.avg_pool2d(F.pad(each.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate"), 3, 1)
             for each in (mu, clean)
         )
-        lost = 1 - (dark / light.clamp(min=_DARKEST)) ** _GAMMA
+        lost = 1 - (dark / light.clamp(min=_DARKEST)) ** GAMMA
         # the deepest part; where it is dark anyway nothing can be told
         seen = light > 4 * _DARKEST
         deepest = torch.quantile((lost * seen).flatten(1), 0.98, dim=1).clamp(min=0.2)
         shadow = (lost / deepest[:, None, None, None]).clamp(0, 1) * seen
-        found = relit(mu, shadow)
+        found = lit(mu, shadow, lacking(mu, shadow))
         before, after = ((each - clean).abs().mean((1, 2, 3)) for each in (mu, found))
         untouched = ((mu - clean).abs().amax(1) < 0.02).to(mu.dtype).mean((1, 2))
         helps = (after < _HELPS * before) & (untouched > _SEEN)

@@ -323,9 +323,9 @@ def restorer_parts(run: RestorerRun) -> Parts:
         _check_width(run, found.texts)
         daclip = checkpoints.load(found).daclip.to(memory_format=torch.channels_last)
         _check_view(run, daclip)
-        _tell_words(network, found)
-        if isinstance(network, DRUNet) and network.shade is not None:
-            network.shade.begin()
+        _tell_word(network, found)
+    if isinstance(network, DRUNet) and network.shade is not None:
+        network.shade.begin()
     initial = _initial(run)
     if initial is not None and not _are_equal(initial.texts, found.texts):
         raise DataError(
@@ -397,22 +397,20 @@ def _network(run: RestorerRun) -> tuple[RestorerRun, nn.Module]:
     return replace(run, network=description), network.requires_grad_(True).train()
 
 
-def _tell_words(network: nn.Module, encoder: ModelFolder) -> None:
-    """The parts of a DRUNet that act on one word each, where it has them, hear the encoder's own."""
-    if not isinstance(network, DRUNet):
+def _tell_word(network: nn.Module, encoder: ModelFolder) -> None:
+    """The veil of a DRUNet, where it has one, hears the encoder's own word for haze."""
+    veil = network.veil if isinstance(network, DRUNet) else None
+    if veil is None:
         return
-    for name, word, part in (("veil", "hazy", network.veil), ("shade", "shadowed", network.shade)):
-        if part is None:
-            continue
-        texts = encoder.texts
-        if word not in texts.names or texts.rule != "sigmoid":
-            raise DataError(
-                f'{encoder.path.name}: has no word "{word}" that is independent of others, '
-                f"which the network's {name} needs",
-                hint=f"take an encoder trained with degradation=sigmoid, or a network without {name}",
-            )
-        text = torch.from_numpy(texts.embeddings[texts.names.index(word)])
-        part.listen(text, scale=texts.scale, bias=texts.bias)
+    texts, word = encoder.texts, "hazy"
+    if word not in texts.names or texts.rule != "sigmoid":
+        raise DataError(
+            f'{encoder.path.name}: has no word "{word}" that is independent of others, '
+            "which the network's veil needs",
+            hint="take an encoder trained with degradation=sigmoid, or a network without veil",
+        )
+    text = torch.from_numpy(texts.embeddings[texts.names.index(word)])
+    veil.listen(text, scale=texts.scale, bias=texts.bias)
 
 
 def _initial(run: RestorerRun) -> ModelFolder | None:

@@ -190,7 +190,7 @@ def _answer(job: ControllerJob | RestorerJob, count: int, side: int) -> Tensor:
         found = network(x0, mu, torch.rand(count), content=content, degradation=degradation)
     elif isinstance(network, DRUNet) and torch.is_grad_enabled():
         if job.run.objective == "light" and network.shade is not None:
-            found = network.shade.lesson(mu, None, x0)
+            found = network.shade.lesson(mu, x0)
         else:
             told = network.uncovered if job.run.objective == "uncover" else network
             found = told(mu, content, degradation, clean=x0)

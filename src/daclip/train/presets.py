@@ -173,9 +173,8 @@ class RestorerRun:
             photo itself.
         detail: side of blocks, in pixels: of what is left from there to the clean photo the network learns
             only what is finer than their means; 0: all of it.
-        objective: `clean` is one pass, `uncover` trains only `shade` and `fill`, `light` only `shade`, as if
-            every photo were called shadowed; `published`, `noise` and `x0` train a diffusion network, see
-            train.restorer.OBJECTIVES.
+        objective: `clean` is one pass, `uncover` trains only `fill`, `light` only `shade`, which nothing else
+            trains; `published`, `noise` and `x0` train a diffusion network, see train.restorer.OBJECTIVES.
         loss: `l1`, `root-l1` or `log-l1`, see train.restorer.LOSSES. The more it is bent, the more a tenth
             less error counts the same in a dark patch and in a slightly blurred one, as it does in PSNR.
         sde: arguments of IRSDE where they are not its defaults, for diffusion.

@@ -24,6 +24,8 @@ from daclip.train.optim import learning_rate
 from daclip.train.presets import ONE_PASS, RestorerRun
 from daclip.vocabulary import CLEAN
 
+_SHADOWED = "shadowed"
+
 _UNTOUCHED = 60.0
 """A patch closer to its clean photo than this, in dB, has nothing to gain."""
 
@@ -87,9 +89,9 @@ class RestorerJob(nn.Module):
                 "objective=light trains shade of a DRUNet, and this network has none",
                 hint='network={"shade": true, ...}, or objective=clean',
             )
-        if run.objective == "uncover" and not self._first_parts():
+        if run.objective == "uncover" and getattr(network, "fill", None) is None:
             raise UsageError(
-                "objective=uncover trains shade and fill of a DRUNet, and this network has neither",
+                "objective=uncover trains fill of a DRUNet, and this network has none",
                 hint='network={"fill": true, ...}, or objective=clean',
             )
 
@@ -136,6 +138,8 @@ class RestorerJob(nn.Module):
         degraded, clean = planes(batch.degraded), planes(batch.clean)
         generators = batch.generators(self.run.loop.seed)
         context = self._told(self.context(degraded, generators), batch.names, generators)
+        if self.run.objective != "light":
+            degraded = self.lit(degraded, batch.names)
         side, count = self.cut(progress)
         mu, x0 = draw_patches([degraded, clean], side, count=count, generators=generators)
         draws = [each for each in generators for _ in range(count)]
@@ -158,6 +162,21 @@ class RestorerJob(nn.Module):
         if self.initial is None:
             return mu
         return self.initial(mu, context.content, context.degradation).float().clamp(0, 1)
+
+    @torch.no_grad()
+    def lit(
+        self, regions: Float[Tensor, "b 3 h w"], names: Sequence[tuple[str, ...]]
+    ) -> Float[Tensor, "b 3 h w"]:
+        """The regions as a network with `shade`, its own or that of `initial`, is given them: shadows lit."""
+        shades = [getattr(each, "shade", None) for each in (self.network, self.initial)]
+        shade = next((each for each in shades if isinstance(each, Shade)), None)
+        rows = [i for i, parts in enumerate(names) if _SHADOWED in parts]
+        if shade is None or not rows:
+            return regions
+        found = regions[rows]
+        lighter = regions.clone()
+        lighter[rows] = shade.lit(found)
+        return lighter
 
     def _aim(self, mu: Float[Tensor, "b 3 h w"], x0: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """What the network is to make of mu: the clean patches, or only what is finer in them."""
@@ -194,7 +213,7 @@ class RestorerJob(nn.Module):
     def restored(self, mu: Float[Tensor, "b 3 h w"], context: Context) -> Float[Tensor, "b 3 h w"]:
         """The clean photo, unclamped, as the trained network makes it."""
         if self.run.objective == "light":
-            return cast("Shade", self.network.shade)(mu, None)
+            return cast("Shade", self.network.shade).lit(mu)
         if self.run.objective in ONE_PASS:
             return self.network(mu, context.content, context.degradation)
         mu = self.begun(mu, context)
@@ -225,7 +244,9 @@ class RestorerJob(nn.Module):
         for batch in batches:
             on_device = batch.to(device)
             mu, x0 = planes(on_device.degraded), planes(on_device.clean)
-            restored = self.restored(mu, self.context(mu, batch.generators(0)))
+            context = self.context(mu, batch.generators(0))
+            given = mu if self.run.objective == "light" else self.lit(mu, batch.names)
+            restored = self.restored(given, context)
             restored = (restored.float().clamp(0, 1) * 255).round() / 255
             for i, parts in enumerate(batch.names):
                 word = "mixed" if len(parts) > 1 else (parts or (CLEAN,))[0]
@@ -344,9 +365,9 @@ def _clean(
 def _uncovered(
     job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
 ) -> tuple[list[Float[Tensor, "b"]], Float[Tensor, "b 3 h w"]]:
-    """One pass, `shade` and `fill` of a DRUNet alone: their errors."""
+    """One pass, `fill` of a DRUNet alone: its error."""
     assert isinstance(job.network, DRUNet)
-    _, mu, errors = job.network.uncovered(mu, context.content, context.degradation, clean=x0)
+    mu, errors = job.network.uncovered(mu, context.content, context.degradation, clean=x0)
     return [*errors, _l1(mu, x0)], mu
 
 
@@ -354,7 +375,7 @@ def _lit(
     job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
 ) -> tuple[list[Float[Tensor, "b"]], Float[Tensor, "b 3 h w"]]:
     """One pass, `shade` of a DRUNet alone, which needs no word to find where shadow lies: its error."""
-    lit, error = cast("Shade", job.network.shade).lesson(mu, None, x0)
+    lit, error = cast("Shade", job.network.shade).lesson(mu, x0)
     return [error, _l1(lit, x0)], lit
 
 

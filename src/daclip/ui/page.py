@@ -13,7 +13,6 @@ import gradio as gr
 from gradio.themes import Default
 from starlette.middleware import Middleware
 
-from daclip import detect as detection
 from daclip import image, models
 from daclip.errors import DaclipError, UsageError
 from daclip.restore import Restorer
@@ -267,7 +266,7 @@ class Page:
                 folder, restorer = session.folder / str(number), self._restorers[kind]
                 photo = results.receive(Path(path), folder)
                 embeddings = restorer.encode(photo)
-                found = detection.detect(embeddings.degradation, restorer.folder.texts)
+                found = restorer.detect(photo, embeddings=embeddings)
                 yield {self.words: dict(found.ranked()), self.told: "\n".join([*lines, f"{name}: restoring"])}
                 # at full strength, so that the slider can go anywhere afterwards
                 restored = restorer.restore(
