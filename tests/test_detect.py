@@ -88,6 +88,28 @@ def test_a_shadow_must_be_surer_than_a_drop() -> None:
     assert seen("raindrop").found == ("raindrop",)
 
 
+def test_a_shadow_is_found_by_the_word_and_the_pixels_together() -> None:
+    texts = replace(SIGMOID, names=("shadowed", "hazy", CLEAN))
+    loud, faint, dumb = views([1.0, 0.0, 0.0]), views([0.4, 0.0, 0.917]), views([-0.2, 0.0, 0.98])
+    alone = [detect(rows, texts).probability("shadowed") for rows in (dumb, faint, loud)]
+    assert alone[0] < 0.1 < alone[1] < 0.5 < 0.9 < alone[2]
+    for rows, shadow, found in (
+        (loud, 2.0, True),
+        (loud, -4.0, False),
+        (faint, 2.0, False),
+        (faint, 5.0, True),
+    ):
+        seen = detect(rows, texts, shadow=shadow)
+        assert seen.found == (("shadowed",) if found else ())
+        assert (seen.probability("shadowed") >= 0.5) == found
+    assert detect(dumb, texts, shadow=3.0).found == ()
+    assert detect(loud, texts, shadow=8.0, threshold=0.99999).found == ()
+    nameless = replace(SIGMOID, names=("rainy", "hazy", CLEAN))
+    np.testing.assert_array_equal(
+        detect(loud, nameless, shadow=9.0).probabilities, detect(loud, nameless).probabilities
+    )
+
+
 def test_what_is_dark_in_a_photo_of_too_little_light_is_no_shadow() -> None:
     texts = replace(SIGMOID, names=("shadowed", "low-light", CLEAN))
     for lightless, found in ((-0.6, ("shadowed",)), (0.45, ())):

@@ -610,16 +610,24 @@ def test_progress_is_told_in_the_thread_that_asked(restorer: Restorer) -> None:
     assert told == [(1, 1, threading.get_ident())]
 
 
-def test_shadows_of_large_photos_are_lifted_only_when_asked() -> None:
+def test_shadows_are_lifted_at_any_size_and_where_there_is_nothing_else_without_a_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     restorer = Restorer("compact")
     small = image.read(Path(models.__file__).parent / "photos" / "shadowed.jpg")
-    large = cv2.resize(small.own, (1050, 700), interpolation=cv2.INTER_CUBIC)
-    assert restorer.restore(small).applied == {"shadowed": 1.0}
-    left = restorer.restore(large)
-    assert left.detection is not None
-    assert left.detection.found == ("shadowed",)
-    assert left.action == "unchanged"
-    assert left.reason == (
-        "shadowed, left so: shadows are lifted up to 1000 pixels a side (--task shadowed: anyway)"
+    side = (small.width, small.height)
+    large = cv2.resize(small.own, (3 * side[0], 3 * side[1]), interpolation=cv2.INTER_CUBIC)
+
+    def asked(*_: np.ndarray) -> np.ndarray:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(restorer.engine, "predict_clean", asked)
+    wanted, whole, tiled = (
+        restorer.restore(photo, tile=tile) for photo, tile in ((small, None), (large, None), (large, 512))
     )
-    assert restorer.restore(large, task="shadowed").action == "restored"
+    assert wanted.applied == whole.applied == tiled.applied == {"shadowed": 1.0}
+    assert (wanted.sampler, wanted.steps) == (None, 0)
+    assert np.abs(tiled.pixels.astype(int) - whole.pixels).max() <= 1
+    again = cv2.resize(whole.pixels, side, interpolation=cv2.INTER_AREA).astype(int)
+    lifted = np.abs(wanted.pixels.astype(int) - small.own).mean()
+    assert lifted > 4 * np.abs(again - wanted.pixels).mean()

@@ -87,7 +87,7 @@ def test_a_network_takes_the_veil_off_before_its_blocks() -> None:
     mu = hazy(scene(64, 64)).expand(2, -1, -1, -1)
     torch.testing.assert_close(network(mu, **given), mu, rtol=0, atol=1e-5)
     network.veil.listen(given["degradation"][0], scale=10.0, bias=-2.0)
-    _, bare, errors = network.uncovered(mu, **given)
+    bare, errors = network.uncovered(mu, **given)
     assert (bare[0] - mu[0]).abs().max() > 0.05
     assert not errors, "nothing to learn"
     torch.testing.assert_close(network(mu, **given), bare, rtol=0, atol=1e-5)

@@ -163,9 +163,9 @@ def _together(probability: float, logit: float) -> float:
     return 1 / (1 + math.exp(-min(max(both, -60.0), 60.0)))
 
 
-_WORD_COUNTS, _IN_RETURN = 0.5, 1.5
-"""How much the word counts beside its witness, and what both must bring. Of held-out training photos 102 of
-128 with a shadow are found by it, and two of 64 without."""
+_WORD_COUNTS, _IN_RETURN = 0.5, 3.0
+"""How much the word counts beside its witness, and what both must bring. Of 128 held-out training photos with
+a shadow 78 are found by it, of 64 without none, of 256 cuts of those one: small things have shades, too."""
 
 
 AnyEmbeddings = Embeddings[Any]

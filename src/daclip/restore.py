@@ -254,9 +254,10 @@ class Restorer:
         if together == 0:
             return _unchanged(photo, run, "strength is 0", found)
         shadows = seen.light if _SHADOWED in names else None
-        told = self._told(seen, names, found)
         if shadows is not None and set(names) == {_SHADOWED}:
             run, told = replace(run, sampler=None, steps=0), None
+        else:
+            told = self._told(seen, names, found)
         awaited = () if named else self._awaited(names, strength)
         tell = _part(on_progress, 0) if awaited else on_progress
         full, notes = self._in_tiles(
@@ -437,9 +438,9 @@ class Restorer:
                 if on_progress is not None:
                     on_progress(first * calls + done, len(tiles) * calls)
 
-            mu = photo.crop(tile.top, tile.left, tile.height, tile.width)
+            own = mu = photo.crop(tile.top, tile.left, tile.height, tile.width)
             if shadows is not None:
-                mu = shadows.lit(mu, top=tile.top, left=tile.left, height=photo.height, width=photo.width)
+                mu = shadows.lit(own, top=tile.top, left=tile.left, height=photo.height, width=photo.width)
             hole = None if mask is None else mask.crop(tile.top, tile.left, tile.height, tile.width)
             # published: what is to be filled is white
             seen = mu if hole is None else mu + hole * (1 - mu)
@@ -451,10 +452,10 @@ class Restorer:
             if not np.isfinite(pixels).all():
                 reason = "the model gave numbers that are not finite"
                 raise PhotoError("model", photo.path, reason, hint="try --precision fp32")
-            before.see(mu)
+            before.see(own)
             after.see(pixels)
             pixels = np.clip(pixels, 0, 1)
-            canvas.add(tile, pixels if hole is None else mu + hole * (pixels - mu))
+            canvas.add(tile, pixels if hole is None else own + hole * (pixels - own))
         if after.is_constant and not before.is_constant:
             reason = "the model gave a picture of one colour"
             raise PhotoError("model", photo.path, reason, hint="nothing was kept; try another model")

@@ -173,9 +173,8 @@ class RestorerJob(nn.Module):
         rows = [i for i, parts in enumerate(names) if _SHADOWED in parts]
         if shade is None or not rows:
             return regions
-        found = regions[rows]
         lighter = regions.clone()
-        lighter[rows] = shade.lit(found)
+        lighter[rows] = shade.lit(regions[rows])
         return lighter
 
     def _aim(self, mu: Float[Tensor, "b 3 h w"], x0: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
