@@ -35,9 +35,10 @@ from daclip.degradations import WILD_IR_NAMES
 from daclip.detect import Embeddings
 from daclip.diffusion import IRSDE
 from daclip.errors import DataError, PhotoError, UsageError
-from daclip.networks.conditioning import TONES, Listener, unit
+from daclip.networks.conditioning import TONES, unit
 from daclip.networks.lite0 import lite0
 from daclip.networks.nafnet import NAFNet
+from daclip.networks.veil import Veil
 from daclip.train import loop, resume, winograd
 from daclip.train.backbone import read_captions, retrieval
 from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes, tones
@@ -528,9 +529,9 @@ def test_the_veil_hears_the_word_of_the_encoder(photos: Path, encoder: Path, tmp
 
     def heard(network: torch.nn.Module | None) -> Tensor:
         assert network is not None
-        listener = network.get_submodule("veil")
-        assert isinstance(listener, Listener)
-        return listener.probability(unit(torch.from_numpy(seen)))
+        veil = network.get_submodule("veil")
+        assert isinstance(veil, Veil)
+        return veil.probability(unit(torch.from_numpy(seen)))
 
     torch.testing.assert_close(heard(job.network), wanted)
     written = checkpoints.save_pretrained(model(), tmp_path / "model")

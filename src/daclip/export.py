@@ -264,9 +264,8 @@ def _compute_in_int8(proto: onnx.ModelProto, found: ModelFolder) -> None:
             node.input[0] = rounded(node.input[0], f"{name}.given", np.asarray(scale), np.asarray(zero))
             node.input[1] = rounded(weight, f"{name}.kernel", by_channel, np.zeros(len(largest), np.int8))
         nodes.append(node)
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del proto.graph.node[:]
-    proto.graph.node.extend(kept)
+    proto.graph.node.extend(nodes)
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:

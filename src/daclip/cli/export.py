@@ -34,7 +34,7 @@ def command(
     """Write the graphs of RUN (run folder, model folder, name or hub id), and check them against torch.
 
     With -o the model is copied, together with its encoder, into a folder that stands alone. With --calibrate
-    OpenVINO computes nearly all of a DRUNet in 8-bit integers, where they are faster.
+    OpenVINO computes all but the finest level of a DRUNet in 8-bit integers, which is faster.
 
     \b
     daclip export runs/compact -o mine/

@@ -50,34 +50,6 @@ class Conditions(nn.Module):
         return vector + self.tone(tone)
 
 
-class Listener(nn.Module):
-    """A part of a network that acts where the encoder says one word, sigmoid(scale cosine + bias).
-
-    Before `listen` it hears the word nowhere for sure, with a probability of .12.
-
-    Args:
-        size: of the degradation embedding.
-    """
-
-    direction: Tensor
-    bias: Tensor
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.register_buffer("direction", torch.zeros(size))
-        self.register_buffer("bias", torch.tensor(-2.0))
-
-    def listen(self, text: Float[Tensor, "d"], *, scale: float, bias: float) -> None:
-        """Take the encoder's word: its text embedding, and the rule that makes it a probability."""
-        # the numbers of `told` are 1 in the square mean
-        self.direction.copy_(scale * text / text.norm() / len(text) ** 0.5)
-        self.bias.fill_(bias)
-
-    def probability(self, told: Float[Tensor, "b d"]) -> Float[Tensor, "b"]:
-        """Of the word, as the encoder says it by the direction of the degradation embedding, see `unit`."""
-        return (told.float() @ self.direction.float() + self.bias.float()).sigmoid()
-
-
 class Modulation(nn.Module):
     """x (1 + scale) + shift, both linear in the gated vector: nothing at the start of training.
 

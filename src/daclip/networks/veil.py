@@ -8,9 +8,9 @@ learn worst; here they are computed.
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from daclip.networks.conditioning import TONES, Listener
+from daclip.networks.conditioning import TONES
 
 _REDUCED = 4
 _PATCH = 9
@@ -31,14 +31,33 @@ _DOUBT = 0.5
 something else."""
 
 
-class Veil(Listener):
+class Veil(nn.Module):
     """Takes the veil of haze off a photo that DA-CLIP calls hazy, as surely as it does.
 
-    Nothing here learns: haze is the encoder's own word.
+    Nothing here learns: haze is the encoder's own word, sigmoid(scale cosine + bias). Before `listen` it
+    hears the word nowhere for sure, with a probability of .12.
 
     Args:
         size: of the degradation embedding.
     """
+
+    direction: Tensor
+    bias: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("direction", torch.zeros(size))
+        self.register_buffer("bias", torch.tensor(-2.0))
+
+    def listen(self, text: Float[Tensor, "d"], *, scale: float, bias: float) -> None:
+        """Take the encoder's word: its text embedding, and the rule that makes it a probability."""
+        # the numbers of `told` are 1 in the square mean
+        self.direction.copy_(scale * text / text.norm() / len(text) ** 0.5)
+        self.bias.fill_(bias)
+
+    def probability(self, told: Float[Tensor, "b d"]) -> Float[Tensor, "b"]:
+        """Of the word, as the encoder says it by the direction of the degradation embedding, see `unit`."""
+        return (told.float() @ self.direction.float() + self.bias.float()).sigmoid()
 
     def forward(
         self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"], white: Float[Tensor, "b"]
