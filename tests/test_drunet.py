@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from daclip import checkpoints, models, tiling
 from daclip.errors import UsageError
 from daclip.networks.conditioning import TONES, ContentVector, unit
-from daclip.networks.drunet import DiffusionDRUNet, DRUNet
+from daclip.networks.drunet import DiffusionDRUNet, DRUNet, ResBlock, closed
 from test_nafnet import drawn, shaken
 
 pytestmark = pytest.mark.torch
@@ -33,6 +33,26 @@ def embeddings(count: int) -> dict[str, Tensor]:
         name: torch.randn(count, 6, generator=generator).requires_grad_()
         for name in ("content", "degradation")
     }
+
+
+def test_rectifiers_leak_below_zero() -> None:
+    block = shaken(ResBlock(4, 0, 0.25))
+    x = drawn(1, 4, 8, 8)
+    first = block.conv1(x)
+    wanted = x + block.conv2(torch.where(first > 0, first, first / 4))
+    torch.testing.assert_close(block(x, None), wanted)
+    assert (first < 0).any()
+
+
+def test_channels_that_no_photo_opens_are_counted() -> None:
+    network = shaken(DRUNet(**TOLD))
+    mu, told = drawn(2, 3, 32, 32), [each.detach() for each in embeddings(2).values()]
+    assert closed(network, mu, *told) < 0.2
+    with torch.no_grad():
+        network.middle[0].conv1.bias.fill_(-100)
+    channels = sum(len(each.conv1.bias) for each in network.modules() if isinstance(each, ResBlock))
+    assert closed(network, mu, *told) >= 12 / channels
+    assert not any(each._forward_pre_hooks for each in network.modules())
 
 
 @pytest.mark.parametrize("side", [(1, 1), (37, 50), (64, 64)])

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import onnx
 import pytest
@@ -71,6 +72,12 @@ def diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Types are not checked: torch cannot capture those checks within a branch of a graph."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
 def random(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random(shape, dtype=np.float32)
 
@@ -97,6 +104,7 @@ def test_a_one_pass_graph_computes_what_torch_does_at_any_size_and_batch(one_pas
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("unchecked")
 def test_a_restorer_is_told_the_tone_of_the_whole_photo(tmp_path: Path) -> None:
     """Every tile is told the same, and a network that reads it answers to it."""
     folder = write_model(tmp_path / "model", {**DRUNET, "tone": True, "fill": True}, dtype="float32")
@@ -123,6 +131,41 @@ def test_a_restorer_is_told_the_tone_of_the_whole_photo(tmp_path: Path) -> None:
         assert np.abs(answers[0] - answers[1]).max() > 1e-3
         with pytest.raises(UsageError, match="without the tone"):
             restorer.restore(photo, embeddings=replace(seen, tone=None))
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("opened", [True, False])
+def test_fill_and_veil_are_branches_that_a_graph_takes_where_the_embedding_asks(
+    tmp_path: Path, opened: bool
+) -> None:
+    """Flat squares are holes and the photo is hazy, or neither; the graph computes only what is asked for."""
+    network = {**DRUNET, "tone": True, "fill": True, "veil": True}
+    folder = write_model(tmp_path / "model", network, dtype="float32")
+    model = checkpoints.from_pretrained(folder)
+    told = random(1, 24, seed=2)
+    assert isinstance(model.network, DRUNet)
+    assert model.network.fill is not None
+    assert model.network.fill.gate is not None
+    assert model.network.veil is not None
+    with torch.no_grad():
+        model.network.fill.gate.bias.fill_(20 if opened else -20)
+    model.network.veil.listen(torch.from_numpy(told[0]), scale=9.0 if opened else -9.0, bias=0.0)
+    checkpoints.save_pretrained(model, folder)
+    export(folder)
+    mu = 0.3 + 0.5 * random(1, 3, 70, 90)
+    mu[..., 20:40, 30:50] = 1
+    content = random(1, 24 + TONES, seed=1)
+    bare, _ = model.network.uncovered(*(torch.from_numpy(each) for each in (mu, content, told)))
+    assert (np.abs(bare.detach().numpy() - mu).max() > 0.1) == opened
+    for name in ENGINES:
+        graph, torch_engine = engines(folder, name)
+        wanted = torch_engine.predict_clean(mu, content, told)
+        assert_near(graph.predict_clean(mu, content, told), wanted)
+    graph = onnx.load(str(folder / "restorer.onnx"), load_external_data=False).graph
+    assert [node.op_type for node in graph.node].count("If") == 2
+    assert not {"AveragePool", "MaxPool"} & {node.op_type for node in graph.node}, "pools are in the branches"
+    assert b".py" not in (folder / "restorer.onnx").read_bytes()
 
 
 @pytest.mark.long

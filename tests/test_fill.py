@@ -168,7 +168,7 @@ def test_the_network_sees_the_filled_photo_and_what_was_taken_and_neither_learns
     assert not any(weight.grad is not None and weight.grad.abs().max() > 0 for weight in others)
 
 
-def test_a_network_with_fill_starts_near_onewithout_hidden() -> None:
+def test_a_network_with_fill_starts_near_one_without() -> None:
     plain, filling = DRUNet(**TOLD), DRUNet(**TOLD, fill=True)
     shaken(plain)
     missing = filling.load_state_dict(plain.state_dict(), strict=False).missing_keys

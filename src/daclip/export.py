@@ -9,7 +9,7 @@ precision and cast to float32 when a session starts. So a folder holds each weig
 import json
 import shutil
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -204,6 +204,7 @@ def _graphs(model: Model, found: ModelFolder) -> list[_Graph]:
 # ---- writing
 
 
+@torch.no_grad()  # what a branch is captured from has gradients otherwise
 def _write(graph: _Graph, found: ModelFolder) -> None:
     """Write one graph, its weights pointing at the weight file beside it."""
     program = torch.onnx.export(
@@ -270,12 +271,23 @@ def _compute_in_int8(proto: onnx.ModelProto, found: ModelFolder) -> None:
 
 def _forget_origin(model: onnx.ModelProto) -> None:
     """Drop the exporter's notes: stack traces, with paths of this machine, in every node."""
-    del model.metadata_props[:], model.graph.metadata_props[:]
-    for each in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
-        del each.metadata_props[:]
-        each.doc_string = ""
-    for tensor in model.graph.initializer:
-        del tensor.metadata_props[:]
+    del model.metadata_props[:]
+    for graph in _graphs_within(model.graph):
+        del graph.metadata_props[:], graph.value_info[:]
+        for each in (*graph.node, *graph.input, *graph.output):
+            del each.metadata_props[:]
+            each.doc_string = ""
+        for tensor in graph.initializer:
+            del tensor.metadata_props[:]
+
+
+def _graphs_within(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph, and those of its branches."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _graphs_within(attribute.g)
 
 
 def _share_weights(model: onnx.ModelProto, weights: Path) -> None:

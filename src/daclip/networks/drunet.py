@@ -30,10 +30,13 @@ class ResBlock(nn.Module):
     Args:
         channels: width c of the map.
         size: of the conditioning vector; 0 for the plain block.
+        leak: slope of the rectifier below zero. With 0, a channel that is driven below zero for all photos
+            never learns again, see `closed`.
     """
 
-    def __init__(self, channels: int, size: int) -> None:
+    def __init__(self, channels: int, size: int, leak: float) -> None:
         super().__init__()
+        self.leak = leak
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.modulation = Modulation(channels, size)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
@@ -42,7 +45,7 @@ class ResBlock(nn.Module):
         self, x: Float[Tensor, "b c h w"], vector: Float[Tensor, "b e"] | None
     ) -> Float[Tensor, "b c h w"]:
         """The map with its residual."""
-        return x + self.conv2(F.relu(self.modulation(self.conv1(x), vector)))
+        return x + self.conv2(F.leaky_relu(self.modulation(self.conv1(x), vector), self.leak))
 
 
 class Blocks(nn.ModuleList):
@@ -50,8 +53,8 @@ class Blocks(nn.ModuleList):
 
     checkpoint_activations = False
 
-    def __init__(self, count: int, channels: int, size: int) -> None:
-        super().__init__(ResBlock(channels, size) for _ in range(count))
+    def __init__(self, count: int, channels: int, size: int, leak: float) -> None:
+        super().__init__(ResBlock(channels, size, leak) for _ in range(count))
 
     def forward(self, x: Tensor, vector: Tensor | None) -> Tensor:
         """The map after all blocks."""
@@ -80,6 +83,7 @@ class DRUNet(nn.Module):
         fill: what hides the photo is first taken out, see fill.Fill. The blocks still see what it was.
         veil: then the veil of haze is taken off, see veil.Veil, which needs the tone. The same holds.
         shuffle: pixel-unshuffle factor of the stem; 2 works at half resolution.
+        leak: slope of the blocks' rectifiers below zero.
         factors: the network gives a factor beside the term for each value of the photo: mu (1 + factor) +
             term. Haze and darkness are undone by factors, which rectifiers can only piece together.
     """
@@ -102,6 +106,7 @@ class DRUNet(nn.Module):
         fill: bool = False,
         veil: bool = False,
         shuffle: int = 1,
+        leak: float = 0.0,
         factors: bool = False,
     ) -> None:
         super().__init__()
@@ -123,13 +128,13 @@ class DRUNet(nn.Module):
         self.head = nn.Conv2d(planes, widths[0], 3, padding=1)
         self.taken = nn.Conv2d(planes, widths[0], 3, padding=1, bias=False) if fill or veil else None
         self.encoders = nn.ModuleList(
-            Blocks(n, c, size) for n, c in zip(encoder_blocks, widths[:-1], strict=True)
+            Blocks(n, c, size, leak) for n, c in zip(encoder_blocks, widths[:-1], strict=True)
         )
         self.downs = nn.ModuleList(nn.Conv2d(c, coarse, 2, stride=2) for c, coarse in finer)
-        self.middle = Blocks(middle_blocks, widths[-1], size)
+        self.middle = Blocks(middle_blocks, widths[-1], size, leak)
         self.ups = nn.ModuleList(nn.ConvTranspose2d(coarse, c, 2, stride=2) for c, coarse in finer)
         self.decoders = nn.ModuleList(
-            Blocks(n, c, size) for n, c in zip(decoder_blocks, widths[:-1], strict=True)
+            Blocks(n, c, size, leak) for n, c in zip(decoder_blocks, widths[:-1], strict=True)
         )
         self.tail = nn.Conv2d(widths[0], 2 * planes if factors else planes, 3, padding=1)
         for layer in (self.tail, *([self.taken] if self.taken is not None else [])):
@@ -206,6 +211,32 @@ class DRUNet(nn.Module):
         if self.shuffle > 1:
             change = F.pixel_shuffle(change, self.shuffle)
         return mu + change[..., : mu.shape[-2], : mu.shape[-1]]
+
+
+@torch.no_grad()
+def closed(network: DRUNet, *given: Tensor | None) -> float:
+    """Share of the channels of all blocks that no pixel opens: they say the same of every photo.
+
+    Optimisers that make all steps equally long close them where steps are too large for kernels that wide.
+    The errors do not tell: what is left goes on learning.
+
+    Args:
+        network: of one pass.
+        given: what it is called with.
+    """
+    opened: list[Tensor] = []
+
+    def look(_: nn.Module, seen: tuple[Tensor, ...]) -> None:
+        opened.append((seen[0] > 0).flatten(2).any(2).any(0))
+
+    blocks = [each for each in network.modules() if isinstance(each, ResBlock)]
+    handles = [block.conv2.register_forward_pre_hook(look) for block in blocks]
+    try:
+        network.forward(*given)  # a call would run what is compiled, which has no hooks
+    finally:
+        for handle in handles:
+            handle.remove()
+    return 1 - float(torch.cat(opened).float().mean())
 
 
 class DiffusionDRUNet(DRUNet):

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from daclip.networks.branch import changed_if
+
 DEPTH = 7
 """Levels of the pyramid: holes up to 2 ** 7 pixels wide are filled from around."""
 
@@ -74,8 +76,14 @@ class Fill(nn.Module):
             mu: the photo.
             told: direction of the degradation embedding.
         """
-        hidden, gate = self._logits(mu, told)
-        return self.without_hidden(mu, hidden, gate)
+        gate = self._gate(told)
+        if gate is None:
+            return self.without_hidden(mu, self._logits(mu, told), None)
+
+        def change(mu: Tensor, told: Tensor) -> Tensor:
+            return self.without_hidden(mu, self._logits(mu, told), self._gate(told))
+
+        return changed_if((_opened(gate) > 0).any(), change, mu, told)
 
     def lesson(
         self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"] | None, clean: Float[Tensor, "b 3 h w"]
@@ -85,7 +93,7 @@ class Fill(nn.Module):
         Asked for the clean photo instead, it closes: nearly all photos and pixels ask it to change nothing,
         and one that hides the middle of a hole, whose border it still trusts, gains nothing by it.
         """
-        hidden, gate = self._logits(mu, told)
+        hidden, gate = self._logits(mu, told), self._gate(told)
         same = same_pixels(mu, clean)
         best = filled(mu, 1 - same, same)
         before, after = ((each - clean).abs().mean((1, 2, 3)) for each in (mu, best))
@@ -97,8 +105,8 @@ class Fill(nn.Module):
 
     def _logits(
         self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"] | None
-    ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b"] | None]:
-        """Of each pixel, whether something hides the scene there; of the photo, whether anywhere."""
+    ) -> Float[Tensor, "b 1 h w"]:
+        """Of each pixel, whether something hides the scene there."""
         height, width = mu.shape[-2:]
         one_colour = flat(mu)
         hard = hardness(mu, one_colour) - _HARD
@@ -112,8 +120,11 @@ class Fill(nn.Module):
         hidden = F.pixel_shuffle(self.tail(F.relu(x + self.up(coarse))), 2)[..., :height, :width]
         hard = F.interpolate(hard, scale_factor=2.0)[..., :height, :width]
         hidden = hidden + one_colour * (self.sure + self.hard * hard)
-        gate = None if self.gate is None or told is None else self.gate(told)[:, 0].float()
-        return hidden.float(), gate
+        return hidden.float()
+
+    def _gate(self, told: Float[Tensor, "b d"] | None) -> Float[Tensor, "b"] | None:
+        """Of the photo, whether something hides the scene anywhere."""
+        return None if self.gate is None or told is None else self.gate(told)[:, 0].float()
 
     def without_hidden(
         self, mu: Float[Tensor, "b 3 h w"], hidden: Float[Tensor, "b 1 h w"], gate: Float[Tensor, "b"] | None

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from daclip.networks.branch import changed_if
 from daclip.networks.conditioning import TONES
 
 _REDUCED = 4
@@ -71,8 +72,8 @@ class Veil(nn.Module):
         """
         with torch.autocast(mu.device.type, enabled=False):
             strength = _MOST * F.threshold(self.probability(told), _DOUBT, 0.0)
-            shape = (-1, 1, 1, 1)
-            return without_veil(mu.float(), strength.reshape(shape), white.float().reshape(shape))
+            told_too = (each.reshape(-1, 1, 1, 1) for each in (strength, white.float()))
+            return changed_if((strength > 0).any(), without_veil, mu.float(), *told_too)
 
 
 def white(content: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:

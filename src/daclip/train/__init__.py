@@ -467,7 +467,9 @@ def _bytes_per_pixel(run: RestorerRun) -> int:
         return round(850 * (width / 40) * (2 / run.network.get("shuffle", 1)) ** 2)
     if run.network["name"].startswith("drunet"):
         # more than it takes: whole processes held 586 (ONNX Runtime) and 605 MiB (OpenVINO) for a megapixel
-        return round(900 * (run.network["widths"][0] / 48) * (2 / run.network.get("shuffle", 1)) ** 2)
+        return round(
+            900 * (run.network.get("widths", [64])[0] / 48) * (2 / run.network.get("shuffle", 1)) ** 2
+        )
     known = checkpoints.BYTES_PER_PIXEL[run.network["name"]]
     if run.network["name"] == "unet":
         return round(known * width / 64 / (4 if run.network.get("half_resolution") else 1))

@@ -17,7 +17,7 @@ from daclip.diffusion import IRSDE
 from daclip.errors import UsageError
 from daclip.networks import airnet, recompute
 from daclip.networks.airnet import AirNet
-from daclip.networks.drunet import DRUNet
+from daclip.networks.drunet import DRUNet, closed
 from daclip.networks.shade import Shade
 from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes, tones
 from daclip.train.optim import learning_rate
@@ -236,15 +236,19 @@ class RestorerJob(nn.Module):
     ) -> tuple[dict[str, float], Float[Tensor, "n 3 h w"] | None]:
         """PSNR and SSIM of input and result by degradation (mixtures: "mixed"), on regions, 8 bit; mean gain.
 
+        Of a DRUNet, how many of its channels are `closed`, on the first batch.
         The pictures are input, result and truth of one region of each degradation.
         """
         rows: dict[str, list[dict[str, float]]] = {}
         shown: dict[str, list[Tensor]] = {}
+        shut: dict[str, float] = {}
         for batch in batches:
             on_device = batch.to(device)
             mu, x0 = planes(on_device.degraded), planes(on_device.clean)
             context = self.context(mu, batch.generators(0))
             given = mu if self.run.objective == "light" else self.lit(mu, batch.names)
+            if self.run.objective == "clean" and isinstance(self.network, DRUNet) and not shut:
+                shut["closed"] = closed(self.network, given, context.content, context.degradation)
             restored = self.restored(given, context)
             restored = (restored.float().clamp(0, 1) * 255).round() / 255
             for i, parts in enumerate(batch.names):
@@ -261,7 +265,7 @@ class RestorerJob(nn.Module):
         gains = [figures[f"psnr/{word}"] - figures[f"input/{word}"] for word in rows if word != CLEAN]
         gain = {"gain": sum(gains) / len(gains)} if gains else {}
         pictures = [picture.cpu() for word in sorted(shown) for picture in shown[word]]
-        return {**figures, **gain}, torch.cat(pictures) if pictures else None
+        return {**figures, **gain, **shut}, torch.cat(pictures) if pictures else None
 
     def learning_rate(self, step: int) -> float:
         """At a step; AirNet has its own two phases."""
