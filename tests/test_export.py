@@ -186,7 +186,11 @@ def test_a_calibrated_network_computes_nearly_the_same_in_8_bit_integers(
     found = models.find(folder)
     assert {"downs.0", "middle.0.conv1", "middle.0.conv2"} <= found.config.int8.keys()
     assert not {name for name in found.config.int8 if not name.startswith(("downs", "middle"))}
-    assert all(low <= 0 <= high and low < high for low, high in found.config.int8.values())
+    for low, high, least, most in found.config.int8.values():
+        assert low <= 0 <= high
+        assert least <= 0 <= most
+        assert low < high
+        assert least < most
     mu, content, degradation = random(1, 3, 61, 83), random(1, 24, seed=1), random(1, 24, seed=2)
     wanted = engine.load(found, engine="torch").predict_clean(mu, content, degradation)
     for name in ENGINES:

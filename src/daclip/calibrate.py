@@ -12,12 +12,12 @@ from daclip.data.files import Split
 from daclip.data.sample import Sample
 from daclip.engine.torch import TorchEngine
 from daclip.errors import DataError, ModelError
-from daclip.models import ModelFolder
+from daclip.models import ModelFolder, Ranges
 from daclip.networks.drunet import DRUNet
 from daclip.restore import Restorer
 
-Ranges = dict[str, tuple[float, float]]
-"""Lowest and highest value of what each convolution is given, by its name in the network."""
+Span = tuple[float, float]
+"""Lowest and highest value."""
 
 _PARTS = ("encoders", "downs", "middle", "decoders")
 """Parts of a DRUNet whose convolutions tolerate rounding: what sees and makes colours themselves (head, tail,
@@ -49,7 +49,7 @@ def degraded(source: str, split: Split, count: int) -> list[Sample]:
 
 
 def ranges(found: ModelFolder, photos: str) -> Ranges:
-    """What the convolutions of a restorer are given when it restores degraded photos, as at use.
+    """What the convolutions of a restorer are given, and give, when it restores degraded photos, as at use.
 
     Raises ModelError for a network that is no DRUNet.
     """
@@ -66,25 +66,28 @@ def ranges(found: ModelFolder, photos: str) -> Ranges:
     with _watched(convolutions) as seen:
         for sample in degraded(photos, "train", _CALIBRATED):
             restorer.restore(sample.degraded)
-    if not all(seen.values()):
+    if not all(given for given, _ in seen.values()):
         raise ModelError(f"{found.path}: finds nothing wrong with degraded photos of {photos}")
-    return {
-        name: (min(0.0, *(low for low, _ in spans)), max(0.0, *(high for _, high in spans)))
-        for name, spans in seen.items()
-    }
+    return {name: (*_whole(given), *_whole(answered)) for name, (given, answered) in seen.items()}
+
+
+def _whole(spans: list[Span]) -> Span:
+    """From the lowest to the highest of all, and zero."""
+    return min(0.0, *(low for low, _ in spans)), max(0.0, *(high for _, high in spans))
 
 
 @contextmanager
-def _watched(convolutions: dict[str, nn.Conv2d]) -> Generator[dict[str, list[tuple[float, float]]]]:
-    """The ranges of all that the convolutions are given meanwhile."""
-    seen: dict[str, list[tuple[float, float]]] = {name: [] for name in convolutions}
+def _watched(convolutions: dict[str, nn.Conv2d]) -> Generator[dict[str, tuple[list[Span], list[Span]]]]:
+    """The ranges of all that the convolutions are given meanwhile, and of what they give."""
+    seen: dict[str, tuple[list[Span], list[Span]]] = {name: ([], []) for name in convolutions}
 
     def watch(name: str, module: nn.Conv2d) -> Any:
-        def look(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            low, high = np.quantile(given[0].float().numpy(), [_RARE, 1 - _RARE])
-            seen[name].append((float(low), float(high)))
+        def look(_: nn.Module, given: tuple[Tensor, ...], answered: Tensor) -> None:
+            for spans, values in zip(seen[name], (given[0], answered), strict=True):
+                low, high = np.quantile(values.float().numpy(), [_RARE, 1 - _RARE])
+                spans.append((float(low), float(high)))
 
-        return module.register_forward_pre_hook(look)
+        return module.register_forward_hook(look)
 
     handles = [watch(name, module) for name, module in convolutions.items()]
     try:

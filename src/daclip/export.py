@@ -236,7 +236,7 @@ def _save(proto: onnx.ModelProto, target: Path) -> None:
 
 
 def _compute_in_int8(proto: onnx.ModelProto, found: ModelFolder) -> None:
-    """Round what calibrated convolutions are given, and their weights, to 8-bit integers.
+    """Round what calibrated convolutions are given and give, and their weights, to 8-bit integers.
 
     Weights by channel, maps as a whole, from the lowest to the highest value of their range. The graph says
     so by pairs of nodes that round and undo it (QDQ), which engines fuse with the convolution.
@@ -244,29 +244,37 @@ def _compute_in_int8(proto: onnx.ModelProto, found: ModelFolder) -> None:
     weights = load_file(found.path / WEIGHTS)
     nodes: list[onnx.NodeProto] = []
 
-    def rounded(name: str, part: str, scale: np.ndarray, zero: np.ndarray) -> str:
-        """The name of the input of a node, rounded."""
-        numbers = [f"{part}.scale", f"{part}.zero"]
+    def rounded(name: str, result: str, scale: np.ndarray, zero: np.ndarray) -> str:
+        """Rounds what has this name; the name of the result."""
+        numbers = [f"{result}.scale", f"{result}.zero"]
         for array, its_name in zip((scale, zero), numbers, strict=True):
             proto.graph.initializer.append(numpy_helper.from_array(array, its_name))
-        nodes.append(helper.make_node("QuantizeLinear", [name, *numbers], [f"{part}.rounded"], axis=0))
-        nodes.append(helper.make_node("DequantizeLinear", [f"{part}.rounded", *numbers], [part], axis=0))
-        return part
+        nodes.append(helper.make_node("QuantizeLinear", [name, *numbers], [f"{result}.rounded"], axis=0))
+        nodes.append(helper.make_node("DequantizeLinear", [f"{result}.rounded", *numbers], [result], axis=0))
+        return result
 
     for node in proto.graph.node:
         weight = node.input[1] if node.op_type == "Conv" else ""
         name = weight.removeprefix("network.").removesuffix(".weight")
-        if name in found.config.int8:
-            low, high = found.config.int8[name]
-            scale = np.float32(max(high - low, 1e-6) / 255)
-            largest = np.abs(weights[weight].astype(np.float32)).max(axis=(1, 2, 3))
-            by_channel = np.maximum(largest / 127, 1e-12).astype(np.float32)
-            zero = np.uint8(np.rint(-low / scale))
-            node.input[0] = rounded(node.input[0], f"{name}.given", np.asarray(scale), np.asarray(zero))
-            node.input[1] = rounded(weight, f"{name}.kernel", by_channel, np.zeros(len(largest), np.int8))
+        if name not in found.config.int8:
+            nodes.append(node)
+            continue
+        low, high, least, most = found.config.int8[name]
+        largest = np.abs(weights[weight].astype(np.float32)).max(axis=(1, 2, 3))
+        by_channel = np.maximum(largest / 127, 1e-12).astype(np.float32)
+        node.input[0] = rounded(node.input[0], f"{name}.given", *_steps(low, high))
+        node.input[1] = rounded(weight, f"{name}.kernel", by_channel, np.zeros(len(largest), np.int8))
+        result, node.output[0] = node.output[0], f"{name}.answer"
         nodes.append(node)
+        rounded(node.output[0], result, *_steps(least, most))
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
+
+
+def _steps(low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    """Size of the 255 steps of a range, and which of them is zero."""
+    scale = np.float32(max(high - low, 1e-6) / 255)
+    return np.asarray(scale), np.asarray(np.uint8(np.rint(-low / scale)))
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:

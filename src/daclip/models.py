@@ -30,6 +30,9 @@ FORMAT = 1
 INT8 = ".int8.onnx"
 """How the names of graphs end that compute in 8-bit integers, in the place of `.onnx`."""
 
+Ranges = dict[str, tuple[float, float, float, float]]
+"""Lowest and highest value of what each convolution is given, and of what it gives, by its name."""
+
 ModelKind = Literal["encoder", "one-pass", "diffusion"]
 
 
@@ -59,7 +62,8 @@ class ModelConfig:
         multiple: tile sides the network likes, in pixels.
         overlap: pixels of context a tile needs around it.
         int8: of each convolution that can also compute in 8-bit integers, by its name in the network, the
-            lowest and highest value it is given, see calibrate.ranges; empty: none can.
+            lowest and highest value that it is given and that it gives, see calibrate.ranges; empty: none
+            can.
         bytes_per_pixel: working memory of the restorer per pixel of a tile, measured.
         dtype: of the stored weights.
     """
@@ -82,7 +86,7 @@ class ModelConfig:
     multiple: int = 16
     overlap: int = 32
     bytes_per_pixel: int = 2000
-    int8: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    int8: Ranges = field(default_factory=dict[str, tuple[float, float, float, float]])
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
 
@@ -128,7 +132,10 @@ def read_config(folder: Path) -> ModelConfig:
         brings_out = dict(values.get("brings_out", {}))
         values["brings_out"] = {name: tuple(map(str, words)) for name, words in brings_out.items()}
         int8 = dict(values.get("int8", {}))
-        values["int8"] = {name: (float(low), float(high)) for name, (low, high) in int8.items()}
+        values["int8"] = {
+            name: (float(low), float(high), float(least), float(most))
+            for name, (low, high, least, most) in int8.items()
+        }
         config = ModelConfig(**values)
         if config.kind not in get_args(ModelKind):
             raise ValueError(f"kind {config.kind!r} is none of {', '.join(get_args(ModelKind))}")
