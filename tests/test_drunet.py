@@ -1,15 +1,18 @@
 """DRUNet: residual blocks and nothing else, told by DA-CLIP what is wrong."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from daclip import checkpoints, models, tiling
+from daclip import checkpoints, image, models, tiling
+from daclip.engine.torch import TorchEngine
 from daclip.errors import UsageError
 from daclip.networks.conditioning import TONES, ContentVector, unit
 from daclip.networks.drunet import DiffusionDRUNet, DRUNet, ResBlock, closed
+from daclip.restore import Restorer
 from test_nafnet import drawn, shaken
 
 pytestmark = pytest.mark.torch
@@ -53,6 +56,19 @@ def test_channels_that_no_photo_opens_are_counted() -> None:
     # 12 of the 12 + 8 + 2 x 8 channels
     assert closed(network, mu, *told) == pytest.approx(1 / 3, abs=0.1)
     assert not any(each._forward_pre_hooks for each in network.modules())
+
+
+def test_channels_of_the_bundled_network_are_open() -> None:
+    """Nine tenths were closed once, and no error told."""
+    restorer = Restorer("compact", engine="torch", precision="fp32", device="cpu")
+    assert isinstance(restorer.engine, TorchEngine)
+    network = restorer.engine.network
+    assert isinstance(network, DRUNet)
+    photo = image.read(Path(models.__file__).parent / "photos" / "rainy.jpg").own[:256, :256]
+    told = restorer.condition(restorer.encode(photo))
+    assert told is not None
+    mu = torch.from_numpy(photo.copy()).permute(2, 0, 1)[None] / 255
+    assert closed(network, mu, torch.from_numpy(told.content), torch.from_numpy(told.degradation)) < 0.1
 
 
 @pytest.mark.parametrize("side", [(1, 1), (37, 50), (64, 64)])
