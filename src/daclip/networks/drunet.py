@@ -214,7 +214,7 @@ class DRUNet(nn.Module):
 
 
 @torch.no_grad()
-def closed(network: DRUNet, *given: Tensor | None) -> float:
+def closed(network: DRUNet, mu: Float[Tensor, "b 3 h w"], *told: Float[Tensor, "b k"] | None) -> float:
     """Share of the channels of all blocks that no pixel opens: they say the same of every photo.
 
     Optimisers that make all steps equally long close them where steps are too large for kernels that wide.
@@ -222,7 +222,8 @@ def closed(network: DRUNet, *given: Tensor | None) -> float:
 
     Args:
         network: of one pass.
-        given: what it is called with.
+        mu: photos.
+        told: their content and degradation embeddings.
     """
     opened: list[Tensor] = []
 
@@ -232,7 +233,7 @@ def closed(network: DRUNet, *given: Tensor | None) -> float:
     blocks = [each for each in network.modules() if isinstance(each, ResBlock)]
     handles = [block.conv2.register_forward_pre_hook(look) for block in blocks]
     try:
-        network.forward(*given)  # a call would run what is compiled, which has no hooks
+        network.forward(mu, *told)  # a call would run what is compiled, which has no hooks
     finally:
         for handle in handles:
             handle.remove()

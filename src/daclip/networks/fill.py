@@ -77,7 +77,7 @@ class Fill(nn.Module):
             told: direction of the degradation embedding.
         """
         gate = self._gate(told)
-        if gate is None:
+        if gate is None or told is None:
             return self.without_hidden(mu, self._logits(mu, told), None)
 
         def change(mu: Tensor, told: Tensor) -> Tensor:
