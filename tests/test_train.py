@@ -128,7 +128,7 @@ def test_settings_are_changed_by_name_and_checked_by_kind() -> None:
         ("compact", "loss=l2", 'loss cannot be "l2"; known: l1, '),
         ("compact", "learning_rate=NaN", "learning_rate cannot be NaN; give a larger number"),
         ("compact", "learning_rate=Infinity", "learning_rate cannot be Infinity; give a smaller number"),
-        ("compact", "learning_rate=true", 'learning_rate cannot be "true"; give a value like 0.001'),
+        ("compact", "learning_rate=true", 'learning_rate cannot be "true"; give a value like 0.0002'),
         ("compact", "ema=1", "ema cannot be 1; give a smaller number"),
         ("compact", "batch=8", "batch=8 is no multiple of patches_per_region=6"),
         ("compact", "patch=512", "patch=512 does not fit into region=256"),

@@ -1,4 +1,4 @@
-"""A part of a network that is run only where something asks for it; a branch of the exported graph, too."""
+"""A part of a network that an exported graph runs only where something asks for it."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def changed_if(asked: Tensor, change: Callable[..., Tensor], photo: Tensor, *others: Tensor) -> Tensor:
-    """change(photo, *others) where `asked` is true, else the photo, which `change` would leave as it is.
+    """change(photo, *others), which leaves the photo as it is unless `asked`: then a graph leaves it out.
 
     Args:
         asked: one truth for the whole batch.
@@ -17,7 +17,4 @@ def changed_if(asked: Tensor, change: Callable[..., Tensor], photo: Tensor, *oth
     """
     if torch.compiler.is_exporting():
         return torch.cond(asked, change, lambda photo, *_: photo.clone(), (photo, *others))
-    # a compiled network cannot ask: it runs all of itself
-    if torch.compiler.is_compiling() or bool(asked):
-        return change(photo, *others)
-    return photo
+    return change(photo, *others)  # a question would halt a GPU, and cannot be compiled

@@ -214,7 +214,7 @@ class DRUNet(nn.Module):
 
 
 @torch.no_grad()
-def closed(network: DRUNet, mu: Float[Tensor, "b 3 h w"], *told: Float[Tensor, "b k"] | None) -> float:
+def closed(network: DRUNet, mu: Float[Tensor, "b 3 h w"], *told: Tensor | None) -> float:
     """Share of the channels of all blocks that no pixel opens: they say the same of every photo.
 
     Optimisers that make all steps equally long close them where steps are too large for kernels that wide.
