@@ -1,7 +1,7 @@
 """In which ranges a restorer's maps lie, so that its convolutions can compute in 8-bit integers."""
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -89,12 +89,10 @@ def _watched(convolutions: dict[str, nn.Conv2d]) -> Generator[dict[str, tuple[li
 
         return module.register_forward_hook(look)
 
-    handles = [watch(name, module) for name, module in convolutions.items()]
-    try:
+    with ExitStack() as hooks:
+        for name, module in convolutions.items():
+            hooks.enter_context(watch(name, module))
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def loss(found: ModelFolder, photos: str) -> float:

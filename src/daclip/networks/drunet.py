@@ -7,6 +7,7 @@ noisy state of the mean-reverting SDE and its time as well, it is the network of
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
 
@@ -230,13 +231,11 @@ def closed(network: DRUNet, mu: Float[Tensor, "b 3 h w"], *told: Tensor | None) 
     def look(_: nn.Module, seen: tuple[Tensor, ...]) -> None:
         opened.append((seen[0] > 0).flatten(2).any(2).any(0))
 
-    blocks = [each for each in network.modules() if isinstance(each, ResBlock)]
-    handles = [block.conv2.register_forward_pre_hook(look) for block in blocks]
-    try:
+    with ExitStack() as hooks:
+        for block in network.modules():
+            if isinstance(block, ResBlock):
+                hooks.enter_context(block.conv2.register_forward_pre_hook(look))
         network.forward(mu, *told)  # a call would run what is compiled, which has no hooks
-    finally:
-        for handle in handles:
-            handle.remove()
     return 1 - float(torch.cat(opened).float().mean())
 
 

@@ -80,10 +80,10 @@ class Fill(nn.Module):
         if gate is None or told is None:
             return self.without_hidden(mu, self._logits(mu, told), None)
 
-        def change(mu: Tensor, told: Tensor) -> Tensor:
-            return self.without_hidden(mu, self._logits(mu, told), self._gate(told))
+        def change(mu: Tensor, told: Tensor, gate: Tensor) -> Tensor:
+            return self.without_hidden(mu, self._logits(mu, told), gate)
 
-        return changed_if((_opened(gate) > 0).any(), change, mu, told)
+        return changed_if((_opened(gate) > 0).any(), change, mu, told, gate)
 
     def lesson(
         self, mu: Float[Tensor, "b 3 h w"], told: Float[Tensor, "b d"] | None, clean: Float[Tensor, "b 3 h w"]
