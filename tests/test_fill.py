@@ -150,6 +150,18 @@ def test_noise_and_darkness_hide_nothing() -> None:
     assert (closed < 0.01).all()
 
 
+def test_a_closed_one_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    fill, photo, told = Fill(4, 6).eval(), torch.rand(2, 3, 128, 128), torch.ones(2, 6)
+    photo[:, :, 40:60, 40:60] = 1.0
+    assert fill.gate is not None
+    with torch.no_grad():
+        fill.gate.bias.fill_(4.0)
+        assert not torch.equal(fill(photo, told), photo)
+        fill.gate.bias.fill_(-4.0)
+        monkeypatch.setattr(fill, "without_hidden", pytest.fail)
+        assert torch.equal(fill(photo, told), photo)
+
+
 def test_the_network_sees_the_filled_photo_and_what_was_taken_and_neither_learns_for_the_other() -> None:
     network, given = shaken(DRUNet(**TOLD, fill=True)), embeddings(2)
     assert network.fill is not None

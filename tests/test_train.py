@@ -36,6 +36,7 @@ from daclip.detect import Embeddings
 from daclip.diffusion import IRSDE
 from daclip.errors import DataError, PhotoError, UsageError
 from daclip.networks.conditioning import TONES, unit
+from daclip.networks.drunet import DRUNet
 from daclip.networks.lite0 import lite0
 from daclip.networks.nafnet import NAFNet
 from daclip.networks.veil import Veil
@@ -567,6 +568,24 @@ def test_what_finds_shadows_begins_with_a_pretrained_tower_and_learns_alone(
     assert not torch.equal(after.network.state_dict()["shade.stem.0.weight"], before["shade.stem.0.weight"])
 
 
+def test_the_blocks_learn_alone(photos: Path, encoder: Path, tmp_path: Path) -> None:
+    """What comes before them stays to the last digit, what the veil hears, too; the rest moves."""
+    network = {**DRUNET, "tone": True, "fill": True, "veil": True, "shade": True}
+    carry_out(restorer_run(photos, encoder, network=network), tmp_path / "begun")
+    found = tmp_path / "begun" / "model"
+    begun = checkpoints.from_pretrained(found)
+    assert isinstance(begun.network, DRUNet)
+    assert begun.network.veil is not None
+    begun.network.veil.bias += 1  # another word than the encoder's
+    checkpoints.save_pretrained(begun, found)
+    before = checkpoints.from_pretrained(found).network.state_dict()
+    blocks = {"objective": "blocks", "start": str(found), "weight_decay": 0.1, "learning_rate": 1e-2}
+    carry_out(restorer_run(photos, encoder, **blocks, ema=0.5), tmp_path / "run")
+    after = checkpoints.from_pretrained(tmp_path / "run" / "model").network.state_dict()
+    moved = {name.split(".")[0] for name, weight in after.items() if not torch.equal(weight, before[name])}
+    assert moved == {name.split(".")[0] for name in before} - {"shade", "fill", "veil"}
+
+
 def test_the_tone_in_training_is_that_in_use() -> None:
     regions = torch.rand(3, 3, 40, 64, generator=torch.Generator().manual_seed(2))
     views = regions[:, :, ::2, ::2].permute(0, 2, 3, 1).numpy()
@@ -678,19 +697,21 @@ def test_a_diffusion_visits_the_times_it_is_given(photos: Path, encoder: Path, t
 
 
 @pytest.mark.parametrize(
-    ("objective", "wanted"),
+    ("network", "objective", "wanted"),
     [
-        ("uncover", "fill of a DRUNet, and this network has none"),
-        ("light", "shade of a DRUNet, and this network has none"),
+        (DRUNET, "uncover", "fill"),
+        (NETWORK, "uncover", "fill"),
+        (DRUNET, "light", "shade"),
+        (NETWORK, "light", "shade"),
+        (NETWORK, "blocks", "the blocks"),
     ],
 )
-@pytest.mark.parametrize("network", [DRUNET, NETWORK])
-def test_a_network_that_cannot_uncover_is_refused_before_the_photos_are_read(
+def test_a_network_without_what_is_to_learn_is_refused_before_the_photos_are_read(
     encoder: Path, network: dict[str, Any], objective: str, wanted: str
 ) -> None:
     run = restorer_run("no photos", encoder, network=network, objective=objective)
     for begin in (train.estimate, train.restorer_parts):
-        with pytest.raises(UsageError, match=wanted):
+        with pytest.raises(UsageError, match=f"trains {wanted} of a DRUNet, and this network has none"):
             begin(run)
 
 

@@ -188,6 +188,10 @@ class DRUNet(nn.Module):
             mu = self.veil(mu, told, white(content))
         return mu, errors
 
+    def first_parts(self) -> list[nn.Module]:
+        """What changes the photo before the blocks see it: those of `shade`, `fill` and `veil` it has."""
+        return [part for part in (self.shade, self.fill, self.veil) if part is not None]
+
     def _folded(self, photo: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p i j"]:
         """The photo padded to a size that halves evenly, at the resolution of the stem."""
         photo = padded(photo, self._halved)

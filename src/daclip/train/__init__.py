@@ -323,7 +323,8 @@ def restorer_parts(run: RestorerRun) -> Parts:
         _check_width(run, found.texts)
         daclip = checkpoints.load(found).daclip.to(memory_format=torch.channels_last)
         _check_view(run, daclip)
-        _tell_word(network, found)
+        if run.objective != "blocks":
+            _tell_word(network, found)
     if isinstance(network, DRUNet) and network.shade is not None:
         network.shade.begin()
     initial = _initial(run)

@@ -188,7 +188,7 @@ def _answer(job: ControllerJob | RestorerJob, count: int, side: int) -> Tensor:
         degradation = torch.rand(count, width)
     if job.run.objective not in ONE_PASS:
         found = network(x0, mu, torch.rand(count), content=content, degradation=degradation)
-    elif isinstance(network, DRUNet) and torch.is_grad_enabled():
+    elif isinstance(network, DRUNet) and torch.is_grad_enabled() and job.run.objective != "blocks":
         if job.run.objective == "light" and network.shade is not None:
             found = network.shade.lesson(mu, x0)
         else:

@@ -174,7 +174,8 @@ class RestorerRun:
         detail: side of blocks, in pixels: of what is left from there to the clean photo the network learns
             only what is finer than their means; 0: all of it.
         objective: `clean` is one pass, `uncover` trains only `fill`, `light` only `shade`, which nothing else
-            trains; `published`, `noise` and `x0` train a diffusion network, see train.restorer.OBJECTIVES.
+            trains, `blocks` all but these and `veil`; `published`, `noise` and `x0` train a diffusion
+            network, see train.restorer.OBJECTIVES.
         loss: `l1`, `root-l1` or `log-l1`, see train.restorer.LOSSES. The more it is bent, the more a tenth
             less error counts the same in a dark patch and in a slightly blurred one, as it does in PSNR.
         sde: arguments of IRSDE where they are not its defaults, for diffusion.
@@ -207,7 +208,7 @@ class RestorerRun:
     start: str = ""
     initial: str = ""
     detail: int = 0
-    objective: Literal["clean", "uncover", "light", "published", "noise", "x0"] = "clean"
+    objective: Literal["clean", "uncover", "light", "blocks", "published", "noise", "x0"] = "clean"
     loss: Literal["l1", "root-l1", "log-l1"] = "root-l1"
     sde: dict[str, Any] = field(default_factory=dict[str, Any])
     sample_steps: int = 8
@@ -258,7 +259,7 @@ class RestorerRun:
         _check_sde(self)
 
 
-ONE_PASS = ("clean", "uncover", "light")
+ONE_PASS = ("clean", "uncover", "light", "blocks")
 """Objectives of networks that answer at once."""
 
 CONTRASTS = ("published", "masked")

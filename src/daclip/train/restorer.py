@@ -84,16 +84,10 @@ class RestorerJob(nn.Module):
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
         self.sde = IRSDE(**run.sde)
-        if run.objective == "light" and not isinstance(getattr(network, "shade", None), Shade):
-            raise UsageError(
-                "objective=light trains shade of a DRUNet, and this network has none",
-                hint='network={"shade": true, ...}, or objective=clean',
-            )
-        if run.objective == "uncover" and getattr(network, "fill", None) is None:
-            raise UsageError(
-                "objective=uncover trains fill of a DRUNet, and this network has none",
-                hint='network={"fill": true, ...}, or objective=clean',
-            )
+        _check_objective(run.objective, network)
+        if run.objective == "blocks":
+            for part in cast("DRUNet", network).first_parts():
+                part.requires_grad_(False)
 
     def learning(self) -> nn.ModuleDict:
         """What is trained, averaged and saved."""
@@ -247,7 +241,7 @@ class RestorerJob(nn.Module):
             mu, x0 = planes(on_device.degraded), planes(on_device.clean)
             context = self.context(mu, batch.generators(0))
             given = mu if self.run.objective == "light" else self.lit(mu, batch.names)
-            if self.run.objective == "clean" and isinstance(self.network, DRUNet) and not shut:
+            if self.run.objective in ("clean", "blocks") and isinstance(self.network, DRUNet) and not shut:
                 shut["closed"] = closed(self.network, given, context.content, context.degradation)
             restored = self.restored(given, context)
             restored = (restored.float().clamp(0, 1) * 255).round() / 255
@@ -286,8 +280,9 @@ class RestorerJob(nn.Module):
     def _first_parts(self) -> list[nn.Module]:
         """Parts of the network with losses of their own."""
         network = self.network
-        parts = (network.shade, network.fill) if isinstance(network, DRUNet) else ()
-        return [part for part in parts if part is not None]
+        if not isinstance(network, DRUNet) or self.run.objective == "blocks":
+            return []
+        return [part for part in (network.shade, network.fill) if part is not None]
 
     def after_step(self) -> None:
         """Nothing to keep in bounds."""
@@ -295,6 +290,21 @@ class RestorerJob(nn.Module):
     def goal(self, figures: dict[str, float]) -> float:
         """What the best weights have most of."""
         return figures.get("gain", -float("inf"))
+
+
+def _check_objective(objective: str, network: nn.Module) -> None:
+    """Raise UsageError for the objective of a part that the network does not have."""
+    if objective == "blocks" and not isinstance(network, DRUNet):
+        raise UsageError(
+            "objective=blocks trains the blocks of a DRUNet, and this network has none",
+            hint="objective=clean",
+        )
+    part = {"light": "shade", "uncover": "fill"}.get(objective)
+    if part and getattr(network, part, None) is None:
+        raise UsageError(
+            f"objective={objective} trains {part} of a DRUNet, and this network has none",
+            hint=f'network={{"{part}": true, ...}}, or objective=clean',
+        )
 
 
 def channels_last(network: nn.Module) -> nn.Module:
@@ -365,6 +375,14 @@ def _clean(
     return [*errors, _l1(restored, x0)], restored
 
 
+def _blocks(
+    job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
+) -> tuple[list[Float[Tensor, "b"]], Float[Tensor, "b 3 h w"]]:
+    """One pass, all of a DRUNet but its first parts: the L1 to the clean patch."""
+    restored = job.network(mu, context.content, context.degradation)
+    return [_l1(restored, x0)], restored
+
+
 def _uncovered(
     job: RestorerJob, mu: Tensor, x0: Tensor, context: Context, generators: Sequence[torch.Generator]
 ) -> tuple[list[Float[Tensor, "b"]], Float[Tensor, "b 3 h w"]]:
@@ -428,6 +446,7 @@ OBJECTIVES: dict[str, Objective] = {
     "clean": _clean,
     "uncover": _uncovered,
     "light": _lit,
+    "blocks": _blocks,
     "published": _published,
     "noise": _noise,
     "x0": _x0,
