@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from daclip.light import Light
-from daclip.vocabulary import CLEAN
+from daclip.vocabulary import CLEAN, SHADOWED
 
 Array = TypeVar("Array")
 
@@ -124,15 +124,15 @@ def detect(
             surest = np.argsort(-own, kind="stable")[:_VIEWS]
             known[texts.names.index(name)] = own[surest].mean()
             clean[name] = float(said[surest].mean())
-    if shadow is not None and _SHADOWED in texts.names:
-        place = texts.names.index(_SHADOWED)
+    if shadow is not None and SHADOWED in texts.names:
+        place = texts.names.index(SHADOWED)
         known[place] = _together(float(known[place]), shadow)
-        clean[_SHADOWED] = sure[_SHADOWED] = 0.0
+        clean[SHADOWED] = sure[SHADOWED] = 0.0
     by_name = dict(zip(texts.names, known.tolist(), strict=True))
     least = {name: max(threshold, clean[name], sure.get(name, 0.0)) for name in by_name}
     heard = [name for name in _SURE if CLEAN in by_name and by_name.get(name, 0.0) >= _IN_DOUBT]
     found = [name for name, p in by_name.items() if name != CLEAN and p >= least[name]]
-    found = [name for name in found if not (heard and name == _SHADOWED)]
+    found = [name for name in found if not (heard and name == SHADOWED)]
     if not found and CLEAN not in by_name:
         found = [max(by_name, key=by_name.__getitem__)]
     found.sort(key=lambda name: -by_name[name])
@@ -143,8 +143,6 @@ def detect(
 _LOCAL = {"raindrop": 0.5, "shadowed": 0.7, "uncompleted": 0.5}
 """Least probabilities of words for what may lie in one corner of a photo, most views of which then are clean.
 Photos with shadows of their own are many."""
-
-_SHADOWED = "shadowed"
 
 _VIEWS = 2
 """Views that are asked for such a word. One alone errs too often."""

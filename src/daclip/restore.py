@@ -253,8 +253,8 @@ class Restorer:
         together = _together(applied, found.probability)
         if together == 0:
             return _unchanged(photo, run, "strength is 0", found)
-        shadows = seen.light if _SHADOWED in names else None
-        if shadows is not None and set(names) == {_SHADOWED}:
+        shadows = seen.light if vocabulary.SHADOWED in names else None
+        if shadows is not None and set(names) == {vocabulary.SHADOWED}:
             run, told = replace(run, sampler=None, steps=0), None
         else:
             told = self._told(seen, names, found)
@@ -739,8 +739,6 @@ def _planes_of(done: Restored) -> Num[np.ndarray, "c h w"]:
 
 _SHARE_OF_SOME = 0.6
 """Least share of the words where not all that a photo shows is treated; more smears mild damage."""
-
-_SHADOWED = "shadowed"
 
 _LIBRARY_BYTES = 300_000_000
 """Python, numpy, vips and an engine without a model, measured with benchmarks/restore.py."""

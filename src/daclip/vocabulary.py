@@ -22,6 +22,9 @@ DEGRADATIONS: tuple[str, ...] = (
 CLEAN = "clean"
 """The word for a photo with nothing wrong, known to our own models and not to the published ones."""
 
+SHADOWED = "shadowed"
+"""What is undone before the restorer sees the photo, see daclip.light."""
+
 WILD_IR = "wild-ir"
 """The word for the random degradation of wild-IR, where a data set is made with it."""
 

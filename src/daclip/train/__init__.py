@@ -467,7 +467,7 @@ def _bytes_per_pixel(run: RestorerRun) -> int:
         # 836 measured for OpenVINO and 671 for ONNX Runtime at width 40 and half resolution
         return round(850 * (width / 40) * (2 / run.network.get("shuffle", 1)) ** 2)
     if run.network["name"].startswith("drunet"):
-        # more than it takes: whole processes held 586 (ONNX Runtime) and 605 MiB (OpenVINO) for a megapixel
+        # whole processes held 673 (ONNX Runtime) and 1,062 MiB (OpenVINO) for a megapixel
         return round(
             900 * (run.network.get("widths", [64])[0] / 48) * (2 / run.network.get("shuffle", 1)) ** 2
         )

@@ -22,9 +22,7 @@ from daclip.networks.shade import Shade
 from daclip.train.batch import Batch, draw_patches, draw_views, normalised, planes, tones
 from daclip.train.optim import learning_rate
 from daclip.train.presets import ONE_PASS, RestorerRun
-from daclip.vocabulary import CLEAN
-
-_SHADOWED = "shadowed"
+from daclip.vocabulary import CLEAN, SHADOWED
 
 _UNTOUCHED = 60.0
 """A patch closer to its clean photo than this, in dB, has nothing to gain."""
@@ -164,7 +162,7 @@ class RestorerJob(nn.Module):
         """The regions as a network with `shade`, its own or that of `initial`, is given them: shadows lit."""
         shades = [getattr(each, "shade", None) for each in (self.network, self.initial)]
         shade = next((each for each in shades if isinstance(each, Shade)), None)
-        rows = [i for i, parts in enumerate(names) if _SHADOWED in parts]
+        rows = [i for i, parts in enumerate(names) if SHADOWED in parts]
         if shade is None or not rows:
             return regions
         lighter = regions.clone()
