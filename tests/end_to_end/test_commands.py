@@ -344,6 +344,20 @@ print(sorted(heavy & {name.partition(".")[0] for name in sys.modules}), code)
     assert "Examples:" in daclip().stdout.decode()
 
 
+def test_openvino_comes_without_what_converts_models(photos: Path) -> None:
+    pytest.importorskip("openvino")
+    code = """
+import sys
+from daclip.cli import main
+try:
+    main(["detect", "dark.jpg"])
+finally:
+    print("openvino" in sys.modules, [name for name in sys.modules if name.startswith("openvino.tools.ovc.")])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True []"
+
+
 def test_import_daclip_loads_nothing_heavy() -> None:
     heavy = "{'numpy', 'torch', 'pyvips', 'jaxtyping'}"
     code = f"import sys, daclip; print(sorted({heavy} & set(sys.modules)), dir(daclip))"

@@ -137,9 +137,14 @@ def app(ctx: click.Context) -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end the process with its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.modules[_NOT_NEEDED] = None  # pyright: ignore[reportArgumentType]: so Python says there is none
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(given))
+
+
+_NOT_NEEDED = "openvino.tools.ovc"
+"""Converts models of other libraries. OpenVINO imports it with itself, where it is there: .2 s of a start."""
 
 
 def run(arguments: list[str]) -> int:

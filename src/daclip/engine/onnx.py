@@ -9,6 +9,7 @@ from jaxtyping import Float32
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, RuntimeException
 
 from daclip.detect import Embeddings
+from daclip.engine.graphs import loaded
 from daclip.errors import ModelError, UsageError
 from daclip.models import ModelFolder
 
@@ -38,11 +39,10 @@ class OnnxEngine:
         self.device = device if device != "auto" else "cuda" if reaches("cuda") else "cpu"
         self.precision = "fp32" if precision == "auto" else precision
         graphs = folder.graphs | (folder.int8_graphs if precision == "int8" else {})
-        self._encoder = _session(graphs["encoder"], self.device, threads)
-        self._restorer = _session(graphs["restorer"], self.device, threads) if "restorer" in graphs else None
-        self._shade = _session(graphs["shade"], self.device, threads) if "shade" in graphs else None
-        initial = graphs.get("initial")
-        self._one_pass = _session(initial, self.device, threads) if initial else self._restorer
+        sessions = loaded(lambda _, graph: _session(graph, self.device, threads), graphs)
+        self._encoder, self._shade = sessions["encoder"], sessions.get("shade")
+        self._restorer = sessions.get("restorer")
+        self._one_pass = sessions.get("initial", self._restorer)
 
     def encode(self, views: Float32[np.ndarray, "n 3 s s"]) -> Embeddings[Float32[np.ndarray, "n d"]]:
         """Embeddings of normalised views, un-normalised."""

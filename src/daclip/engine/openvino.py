@@ -15,6 +15,7 @@ import platformdirs
 from jaxtyping import Float32
 
 from daclip.detect import Embeddings
+from daclip.engine.graphs import loaded
 from daclip.errors import ModelError, UsageError
 from daclip.models import ModelFolder
 
@@ -40,12 +41,14 @@ class OpenVinoEngine:
         int8_graphs = folder.int8_graphs
         self.precision = _precision(core, precision, is_calibrated=bool(int8_graphs))
         graphs = folder.graphs | (int8_graphs if self.precision == "int8" else {})
-        self._encoder = _Graph(core, graphs["encoder"], "fp32", threads)
-        restorer = graphs.get("restorer")
-        self._restorer = _Graph(core, restorer, self.precision, threads) if restorer else None
-        self._shade = _Graph(core, graphs["shade"], "fp32", threads) if "shade" in graphs else None
-        initial = graphs.get("initial")
-        self._one_pass = _Graph(core, initial, self.precision, threads) if initial else self._restorer
+        looks = ("encoder", "shade")
+        compiled = loaded(
+            lambda name, graph: _Graph(core, graph, "fp32" if name in looks else self.precision, threads),
+            graphs,
+        )
+        self._encoder, self._shade = compiled["encoder"], compiled.get("shade")
+        self._restorer = compiled.get("restorer")
+        self._one_pass = compiled.get("initial", self._restorer)
 
     def encode(self, views: Float32[np.ndarray, "n 3 s s"]) -> Embeddings[Float32[np.ndarray, "n d"]]:
         """Embeddings of normalised views, un-normalised."""
