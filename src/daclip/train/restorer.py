@@ -278,9 +278,8 @@ class RestorerJob(nn.Module):
     def _first_parts(self) -> list[nn.Module]:
         """Parts of the network with losses of their own."""
         network = self.network
-        if not isinstance(network, DRUNet) or self.run.objective == "blocks":
-            return []
-        return [part for part in (network.shade, network.fill) if part is not None]
+        parts = (network.shade, network.fill) if isinstance(network, DRUNet) else ()
+        return [part for part in parts if part is not None]
 
     def after_step(self) -> None:
         """Nothing to keep in bounds."""
