@@ -260,6 +260,16 @@ def test_haze_draws_every_pixel_towards_the_airlight():
     assert (np.abs(airlight - pixels) <= np.abs(airlight - clean) + 1e-3).all()
 
 
+def test_over_ground_haze_leaves_the_near_and_hides_all_from_the_horizon_on():
+    upward = np.linspace(1, 0, 101, dtype=np.float32)[:, None]
+    distance = haze._ground(upward, horizon=0.6, near=0.1)[:, 0]
+    assert distance[-1] == pytest.approx(0.1)
+    assert np.allclose(distance[:40], 1)
+    assert (np.diff(distance) <= 1e-6).all()
+    # half-way up to the horizon the ground is twice as far as at the foot, nearly
+    assert distance[70] == pytest.approx(1 / (1 + 0.5 * 9))
+
+
 def test_jpeg_is_the_coders_own_output_at_the_quality_of_the_severity():
     clean = crops()[0]
     pixels, parameters = jpeg.jpeg_compressed(clean, 0.77, seeded())

@@ -153,10 +153,23 @@ def test_darkness_must_be_surer_than_other_damage() -> None:
     assert dark.probability("low-light") > 0.82
     assert (set(dark.found), dark.doubtful) == ({"noisy", "low-light"}, ())
     # any other word, and a model without a word for clean, need no more than the threshold
-    assert set(seen(0.53, replace(SIGMOID, names=("hazy", "noisy", CLEAN))).found) == {"noisy", "hazy"}
+    assert set(seen(0.53, replace(SIGMOID, names=("rainy", "noisy", CLEAN))).found) == {"noisy", "rainy"}
     nameless = replace(texts, names=("low-light", "noisy", "snowy"))
     assert set(seen(0.53, nameless).found) == {"noisy", "low-light"}
     assert seen(0.53, nameless).doubtful == ()
+
+
+def test_haze_must_be_surer_and_is_no_reason_to_deny_a_shadow() -> None:
+    texts = replace(SIGMOID, names=("shadowed", "hazy", CLEAN))
+
+    def seen(haze: float) -> Detection:
+        return detect(views([0.6, haze, -((1 - 0.6**2 - haze**2) ** 0.5)]), texts)
+
+    unheard, doubtful, hazy = seen(0.45), seen(0.52), seen(0.6)
+    assert unheard.probability("hazy") < 0.5 < doubtful.probability("hazy") < 0.65 < hazy.probability("hazy")
+    assert (unheard.found, unheard.doubtful) == (("shadowed",), ())
+    assert (doubtful.found, doubtful.doubtful) == (("shadowed",), ("hazy",))
+    assert (set(hazy.found), hazy.doubtful) == ({"shadowed", "hazy"}, ())
 
 
 def test_what_is_silenced_is_said_no_more_and_the_rest_stays_as_clear() -> None:

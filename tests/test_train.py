@@ -32,7 +32,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from daclip import checkpoints, cli, clip, detect, models, tiling, train
 from daclip.degradations import WILD_IR_NAMES
-from daclip.detect import Embeddings
+from daclip.detect import ClassTexts, Embeddings, probabilities
 from daclip.diffusion import IRSDE
 from daclip.errors import DataError, PhotoError, UsageError
 from daclip.networks.conditioning import TONES, unit
@@ -139,6 +139,8 @@ def test_settings_are_changed_by_name_and_checked_by_kind() -> None:
         ("compact", "shares={}", "shares: nothing is drawn"),
         ("compact", "clean_share=2", "clean_share=2 and mixture_share=0.2: more than all photos"),
         ("controller-tiny", "mixture_share=1", "clean_share=0.1 and mixture_share=1: more than all photos"),
+        ("controller-tiny", 'anew=["fog"]', 'anew: unknown degradation "fog"'),
+        ("controller-tiny", 'anew=["hazy"]', "starts as its tower has no embeddings to keep"),
         ("compact", "told_share=1.5", "told_share=1.5: more than all photos"),
         ("compact-sde", 'sde={"max_sigm": 10}', 'sde: unknown setting "max_sigm"; did you mean "max_sigma"?'),
         ("compact-sde", 'sde={"steps": "many"}', 'sde={"steps": "many"}: '),
@@ -294,6 +296,31 @@ def test_only_the_network_of_a_restorer_is_put_into_training_mode() -> None:
         assert {each.training for each in job.network.modules()} == {mode}
         assert job.encoder is not None
         assert not any(each.training for part in (job.encoder, frozen) for each in part.modules())
+
+
+def test_a_controller_that_is_trained_on_says_what_it_said_before() -> None:
+    job, seen = controller_job(), np.random.default_rng(1).normal(size=(3, 24)).astype(np.float32)
+    texts = ClassTexts(names=WORDS, embeddings=job.texts.numpy(), rule="sigmoid", scale=18.0, bias=-3.5)
+    job.say_as(texts)
+    said = job.logits(torch.from_numpy(seen)).sigmoid().detach().numpy()
+    np.testing.assert_allclose(said, probabilities(seen, texts), rtol=1e-4)
+
+
+def test_where_words_are_learnt_anew_photos_with_other_damage_keep_their_embeddings() -> None:
+    job = controller_job(anew=["hazy"], start="controller")
+    assert "moved" not in controller_job()(batch(), 0.0)[1]
+    assert job(batch(), 0.0)[1]["moved"] == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        for weight in job.model.controller.parameters():
+            weight += 0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    loss, figures = job(batch(), 0.0)
+    assert figures["moved"] > 0
+    hazy = replace(batch(), names=[("hazy",), (), ("noisy", "hazy"), ("hazy",)])
+    assert job(hazy, 0.0)[1]["moved"] == 0, "haze may move, and so may clean photos"
+    assert loss > job.run.content_weight * figures["shown"] + figures["said"]
+    assert not any(
+        name.startswith("before") for name, weight in job.named_parameters() if weight.requires_grad
+    )
 
 
 def test_validation_says_how_often_each_word_was_right() -> None:
@@ -569,16 +596,16 @@ def test_what_finds_shadows_begins_with_a_pretrained_tower_and_learns_alone(
 
 
 def test_the_blocks_learn_alone(photos: Path, encoder: Path, tmp_path: Path) -> None:
-    """What comes before them stays to the last digit, what the veil hears, too; the rest moves."""
+    """What comes before them stays to the last digit, and the veil hears the encoder; the rest moves."""
     network = {**DRUNET, "tone": True, "fill": True, "veil": True, "shade": True}
     carry_out(restorer_run(photos, encoder, network=network), tmp_path / "begun")
     found = tmp_path / "begun" / "model"
     begun = checkpoints.from_pretrained(found)
     assert isinstance(begun.network, DRUNet)
     assert begun.network.veil is not None
+    before = checkpoints.from_pretrained(found).network.state_dict()
     begun.network.veil.bias += 1  # another word than the encoder's
     checkpoints.save_pretrained(begun, found)
-    before = checkpoints.from_pretrained(found).network.state_dict()
     blocks = {"objective": "blocks", "start": str(found), "weight_decay": 0.1, "learning_rate": 1e-2}
     carry_out(restorer_run(photos, encoder, **blocks, ema=0.5), tmp_path / "run")
     after = checkpoints.from_pretrained(tmp_path / "run" / "model").network.state_dict()

@@ -106,9 +106,9 @@ def detect(
     Probabilities are averaged over the views; where the model has a word for clean, those of words in
     `_LOCAL` over the two views that say them surest. A degradation is found when its probability reaches
     the threshold and exceeds that of "clean" in the same views; where none reaches it and the model has no
-    word for clean, the most likely one counts. Where it has, darkness must be surer: a photo that is dark by
-    nature is no reason to make it twice as bright, and one taken in too little light leaves no doubt. What is
-    dark in a photo that may have had too little light is no shadow.
+    word for clean, the most likely one counts. Where it has, darkness and haze must be surer: a photo that is
+    dark by nature is no reason to make it twice as bright, and one taken in too little light leaves no doubt.
+    What is dark in a photo that may have had too little light is no shadow.
 
     Where what looks for shadows in the pixels was asked, too, `shadow` is its answer: the logit that there is
     one, see light.Light. Both then decide, and the word needs no more than the threshold.
@@ -130,9 +130,9 @@ def detect(
         clean[SHADOWED] = sure[SHADOWED] = 0.0
     by_name = dict(zip(texts.names, known.tolist(), strict=True))
     least = {name: max(threshold, clean[name], sure.get(name, 0.0)) for name in by_name}
-    heard = [name for name in _SURE if CLEAN in by_name and by_name.get(name, 0.0) >= _IN_DOUBT]
+    heard = [name for name, p in _HEARD.items() if CLEAN in by_name and by_name.get(name, 0.0) >= p]
     found = [name for name, p in by_name.items() if name != CLEAN and p >= least[name]]
-    found = [name for name in found if not (heard and name == SHADOWED)]
+    found = [name for name in found if not (name == SHADOWED and _DARK in heard)]
     if not found and CLEAN not in by_name:
         found = [max(by_name, key=by_name.__getitem__)]
     found.sort(key=lambda name: -by_name[name])
@@ -147,11 +147,13 @@ Photos with shadows of their own are many."""
 _VIEWS = 2
 """Views that are asked for such a word. One alone errs too often."""
 
-_SURE = {"low-light": 0.82}
+_DARK = "low-light"
+
+_SURE = {_DARK: 0.82, "hazy": 0.65}
 """Least probabilities of words whose cure changes the light of the whole photo."""
 
-_IN_DOUBT = 0.18
-"""From here on such a word is heard in the embedding, too, although it is not found."""
+_HEARD = {_DARK: 0.18, "hazy": 0.5}
+"""From here on networks hear such a word in the embedding, too, although it is not found."""
 
 
 def _together(probability: float, logit: float) -> float:

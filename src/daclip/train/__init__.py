@@ -296,6 +296,8 @@ def controller_parts(run: ControllerRun) -> Parts:
     daclip = daclip.to(memory_format=torch.channels_last)
     embeddings = torch.from_numpy(texts.embeddings)
     job = ControllerJob(run, daclip, embeddings, words=words, mean=config.mean, std=config.std)
+    if run.start == "controller" and run.degradation == texts.rule == "sigmoid":
+        job.say_as(texts)
 
     def model() -> checkpoints.Model:
         if run.degradation == "sigmoid":
@@ -323,8 +325,7 @@ def restorer_parts(run: RestorerRun) -> Parts:
         _check_width(run, found.texts)
         daclip = checkpoints.load(found).daclip.to(memory_format=torch.channels_last)
         _check_view(run, daclip)
-        if run.objective != "blocks":
-            _tell_word(network, found)
+        _tell_word(network, found)
     if isinstance(network, DRUNet) and network.shade is not None:
         network.shade.begin()
     initial = _initial(run)

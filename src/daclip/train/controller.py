@@ -4,6 +4,8 @@ Two losses are added: one on the degradation embedding, one on the content embed
 Both have several forms, the published one among them; docs/decisions.md compares them.
 """
 
+import copy
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from daclip import clip
+from daclip.detect import ClassTexts, Embeddings
 from daclip.errors import DataError
 from daclip.train.batch import Batch, draw_views, normalised, planes
 from daclip.train.contrast import attainable_floor, contrastive, gathered
@@ -26,6 +29,9 @@ _VISIBLE = 1 / 255
 """A view that is nearer to the clean one, on average, shows nothing of what was done to the photo."""
 
 _MAX_LOGIT_SCALE = 4.6052  # ln 100
+
+_KEPT = 20.0
+"""Of the distance to the embeddings before training, beside the other losses, where only some words learn."""
 
 
 class ControllerJob(nn.Module):
@@ -69,6 +75,13 @@ class ControllerJob(nn.Module):
         self.register_buffer("texts", F.normalize(texts, dim=-1))
         self.scale = nn.Parameter(torch.tensor(2.3))
         self.bias = nn.Parameter(torch.tensor(-2.0))
+        self.before = copy.deepcopy(self.model).requires_grad_(False).eval() if run.anew else None
+
+    def say_as(self, texts: ClassTexts) -> None:
+        """Begin with the scale and bias of texts, those that the controller was trained with."""
+        with torch.no_grad():
+            self.scale.fill_(math.log(texts.scale))
+            self.bias.fill_(texts.bias)
 
     def learning(self) -> nn.ModuleDict:
         """What is trained, averaged and saved."""
@@ -124,7 +137,34 @@ class ControllerJob(nn.Module):
         hits = (self.logits(found).argmax(1) == truth.argmax(1))[single].float()
         if len(hits):  # a small batch may hold mixtures only
             figures["accuracy"] = hits.mean().item()
-        return said + self.run.content_weight * shown, figures
+        loss = said + self.run.content_weight * shown
+        if self.before is not None:
+            kept = self._moved(embeddings, degraded, names)
+            figures["moved"] = kept.item()
+            loss = loss + _KEPT * kept
+        return loss, figures
+
+    def _moved(
+        self,
+        embeddings: Embeddings[Tensor],
+        degraded: Float[Tensor, "b 3 s s"],
+        names: Sequence[tuple[str, ...]],
+    ) -> Tensor:
+        """How far the embeddings of photos with damage, none of it in `anew`, are from those before training.
+
+        The mean squared distance of both, by the squared length before: learning without forgetting (Li &
+        Hoiem, 2016). Whatever was trained with the old encoder then needs no training with the new one.
+        """
+        assert self.before is not None
+        rows = [i for i, parts in enumerate(names) if parts and not {*parts} & {*self.run.anew}]
+        if not rows:
+            return degraded.new_zeros(())
+        with torch.no_grad():
+            old = self.before.encode(degraded[rows])
+        pairs = ((embeddings.content, old.content), (embeddings.degradation, old.degradation))
+        far = [(now[rows].float() - then.float()).square().sum(1) for now, then in pairs]
+        long = [then.float().square().sum(1) for _, then in pairs]
+        return torch.stack([each / size for each, size in zip(far, long, strict=True)]).sum(0).mean()
 
     @torch.no_grad()
     def validate(self, batches: Sequence[Batch], device: torch.device) -> tuple[dict[str, float], None]:

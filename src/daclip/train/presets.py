@@ -116,6 +116,8 @@ class ControllerRun:
         region: side of the degraded square, in pixels.
         view: side of what the encoder sees, in pixels: smaller than at use, where 224 costs three times more.
         start: of the controller: `tower`, a copy of the frozen tower, or `controller`, the encoder's own.
+        anew: words that are learnt while the embeddings of photos with other damage stay near what they were,
+            so that restorers told by the encoder need no training again; none: all words learn.
         degradation: loss of the degradation embedding, see train.controller.DEGRADATION_LOSSES.
         content: loss of the content embedding, see train.controller.CONTENT_LOSSES.
         content_weight: of the content loss beside the other.
@@ -132,6 +134,7 @@ class ControllerRun:
     region: int = 256
     view: int = 144
     start: Literal["tower", "controller"] = "tower"
+    anew: list[str] = field(default_factory=list[str])
     degradation: Literal["sigmoid", "softmax", "published", "masked"] = "sigmoid"
     content: Literal["clean", "published", "masked", "none"] = "clean"
     content_weight: float = 5.0
@@ -154,8 +157,16 @@ class ControllerRun:
     )
 
     def __post_init__(self) -> None:
-        """Raise UsageError for draws that cannot be."""
+        """Raise UsageError for draws that cannot be, and for words that are unknown or not there before."""
         _check_draws(self)
+        for word in self.anew:
+            if word not in DEGRADATIONS:
+                raise UsageError(f'anew: unknown degradation "{word}"', hint=_known(word, list(DEGRADATIONS)))
+        if self.anew and self.start == "tower":
+            raise UsageError(
+                "anew: a controller that starts as its tower has no embeddings to keep",
+                hint="start=controller, with an encoder that is trained",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
