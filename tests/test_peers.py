@@ -26,6 +26,8 @@ def worse(name: str, severity: float = 0.6) -> np.ndarray:
     if name == "noisy":
         noise = np.random.default_rng(2).normal(0, 20, scene().shape)
         return np.clip(scene() + noise, 0, 255).astype(np.uint8)
+    if name == "hazy":  # white and even, as the dark channel takes it to be
+        return (0.4 * scene() + 0.6 * 235).astype(np.uint8)
     unit = scene().astype(np.float32) / np.float32(255)
     made = degrade(unit, name, severity=severity, rng=np.random.default_rng(2))
     return np.rint(made.pixels * 255).astype(np.uint8)
