@@ -307,7 +307,10 @@ def test_a_controller_that_is_trained_on_says_what_it_said_before() -> None:
 
 
 def test_where_words_are_learnt_anew_photos_with_other_damage_keep_their_embeddings() -> None:
-    job = controller_job(anew=["hazy"], start="controller")
+    job = controller_job(anew=["hazy"], start="controller").train()
+    assert job.before is not None
+    assert job.model.controller.training
+    assert not any(each.training for each in job.before.modules())
     assert "moved" not in controller_job()(batch(), 0.0)[1]
     assert job(batch(), 0.0)[1]["moved"] == pytest.approx(0, abs=1e-6)
     with torch.no_grad():

@@ -77,6 +77,13 @@ class ControllerJob(nn.Module):
         self.bias = nn.Parameter(torch.tensor(-2.0))
         self.before = copy.deepcopy(self.model).requires_grad_(False).eval() if run.anew else None
 
+    def train(self, mode: bool = True) -> "ControllerJob":
+        """The model to its training mode; what it was before only looks on."""
+        super().train(mode)
+        if self.before is not None:
+            self.before.eval()
+        return self
+
     def say_as(self, texts: ClassTexts) -> None:
         """Begin with the scale and bias of texts, those that the controller was trained with."""
         with torch.no_grad():
@@ -139,9 +146,9 @@ class ControllerJob(nn.Module):
             figures["accuracy"] = hits.mean().item()
         loss = said + self.run.content_weight * shown
         if self.before is not None:
-            kept = self._moved(embeddings, degraded, names)
-            figures["moved"] = kept.item()
-            loss = loss + _KEPT * kept
+            moved = self._moved(embeddings, degraded, names)
+            figures["moved"] = moved.item()
+            loss = loss + _KEPT * moved
         return loss, figures
 
     def _moved(
@@ -162,9 +169,10 @@ class ControllerJob(nn.Module):
         with torch.no_grad():
             old = self.before.encode(degraded[rows])
         pairs = ((embeddings.content, old.content), (embeddings.degradation, old.degradation))
-        far = [(now[rows].float() - then.float()).square().sum(1) for now, then in pairs]
-        long = [then.float().square().sum(1) for _, then in pairs]
-        return torch.stack([each / size for each, size in zip(far, long, strict=True)]).sum(0).mean()
+        squares = [
+            ((now[rows].float() - then.float()).square(), then.float().square()) for now, then in pairs
+        ]
+        return torch.stack([far.sum(1) / size.sum(1) for far, size in squares]).sum(0).mean()
 
     @torch.no_grad()
     def validate(self, batches: Sequence[Batch], device: torch.device) -> tuple[dict[str, float], None]:
