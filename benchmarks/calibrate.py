@@ -8,6 +8,7 @@ MODEL's config.json is rewritten. Prints the calibration error before and after,
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from daclip import Restorer, models
 from daclip.data.files import list_photos, split
-from daclip.detect import ClassTexts, unit
+from daclip.detect import ClassTexts, detect
 from daclip.evaluate import synthetic
 from daclip.evaluate.classification import calibration_error
 
@@ -37,8 +38,7 @@ def main(model: str, photos: str) -> None:
                 Path(chosen), names=texts.names, severity=severity, seed=round(100 * severity), limit=PHOTOS
             ):
                 photo, _ = case.read()
-                seen = unit(restorer.encode(photo).degradation.astype(np.float64))
-                said.append((case.degradation, seen @ unit(texts.embeddings.astype(np.float64)).T))
+                said.append((case.degradation, restorer.encode(photo).degradation))
     figures = {float(factor): _figures(said, texts, factor) for factor in (1.0, *FACTORS)}
     best = min(figures, key=lambda factor: figures[factor][0])
     for factor in (1.0, best):
@@ -55,10 +55,11 @@ def main(model: str, photos: str) -> None:
 def _figures(said: list[tuple[str, np.ndarray]], texts: ClassTexts, factor: float) -> tuple[float, float]:
     """Mean cross-entropy of "the likeliest word is right", and the calibration error."""
     confidences, is_right = [], []
-    for word, cosines in said:
-        mean = (1 / (1 + np.exp(-factor * (texts.scale * cosines + texts.bias)))).mean(axis=0)
-        confidences.append(float(mean.max()))
-        is_right.append(texts.names[int(mean.argmax())] == word)
+    scaled = replace(texts, scale=factor * texts.scale, bias=factor * texts.bias)
+    for word, views in said:
+        known = detect(views, scaled).probabilities
+        confidences.append(float(known.max()))
+        is_right.append(texts.names[int(known.argmax())] == word)
     sure = np.clip(np.where(is_right, confidences, 1 - np.array(confidences)), 1e-4, 1)
     return float(-np.log(sure).mean()), calibration_error(confidences, is_right)
 

@@ -74,7 +74,7 @@ def test_a_clean_photo_is_left_alone_with_a_reason(restorer: Restorer) -> None:
     clean = image.from_array(scene(90, 120))
     done = restorer.restore(clean)
     assert (done.action, done.applied, done.strength) == ("unchanged", {}, 0.0)
-    assert done.reason.startswith("no known degradation found (clean 0.8")
+    assert done.reason.startswith("no known degradation found (clean 0.9")
     np.testing.assert_array_equal(done.pixels, clean.own)
 
 

@@ -223,6 +223,14 @@ def test_views_and_patches_are_cut_at_one_place_of_both_photos() -> None:
         torch.testing.assert_close(patch, regions[number // 3, :, top : top + 6, left : left + 6])
 
 
+def test_most_patches_begin_where_a_block_of_jpeg_does() -> None:
+    (patches,) = draw_patches([numbered(1, 40)], 8, count=300, generators=batch(1).generators(0))
+    places = [divmod(int(patch[0, 0, 0]), 40) for patch in patches]
+    on_grid = [top % 8 == 0 and left % 8 == 0 for top, left in places]
+    assert 0.7 < sum(on_grid) / len(on_grid) < 0.9
+    assert {top for top, _ in places} > set(range(0, 33, 8))
+
+
 def test_pixels_become_planes_and_are_normalised() -> None:
     pixels = torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8)
     assert planes(pixels).flatten().tolist() == pytest.approx([0, 0.2, 1])

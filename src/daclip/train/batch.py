@@ -125,10 +125,14 @@ def draw_patches(
     count: int,
     generators: Sequence[torch.Generator],
 ) -> list[Float[Tensor, "n 3 p p"]]:
-    """`count` cuts of each region, the same ones in each tensor given, channels-last."""
+    """`count` cuts of each region, the same ones in each tensor given, channels-last.
+
+    Most begin where a block of JPEG does, as photos and their tiles do at use: networks whose coarsest maps
+    have a place for each block learn where its borders lie.
+    """
     height, width = regions[0].shape[-2:]
     places = [
-        (i, *_corner(height, width, side, generator))
+        (i, *_on_grid(_corner(height, width, side, generator), generator))
         for i, generator in enumerate(generators)
         for _ in range(count)
     ]
@@ -144,3 +148,17 @@ def _corner(height: int, width: int, side: int, generator: torch.Generator) -> t
     """Top and left of a square that lies in a region."""
     top = int(torch.randint(height - side + 1, (), generator=generator))
     return top, int(torch.randint(width - side + 1, (), generator=generator))
+
+
+_BLOCK = 8
+"""Side of a block of JPEG, in pixels."""
+
+_ON_GRID = 0.8
+"""Share of the patches that begin with one: some photos were cut before people had them."""
+
+
+def _on_grid(corner: tuple[int, int], generator: torch.Generator) -> tuple[int, int]:
+    """The corner, mostly moved to the block of JPEG that it lies in."""
+    step = _BLOCK if float(torch.rand((), generator=generator)) < _ON_GRID else 1
+    top, left = corner
+    return top // step * step, left // step * step
