@@ -113,7 +113,7 @@ def test_a_shadow_is_found_by_the_word_and_the_pixels_together() -> None:
         assert seen.found == (("shadowed",) if found else ())
         assert (seen.probability("shadowed") >= 0.5) == found
     assert detect(dumb, texts, shadow=3.0).found == ()
-    assert detect(loud, texts, shadow=8.0, threshold=0.99999).found == ()
+    assert detect(loud, texts, shadow=0.0, threshold=0.9999).found == ()
     nameless = replace(SIGMOID, names=("rainy", "hazy", CLEAN))
     np.testing.assert_array_equal(
         detect(loud, nameless, shadow=9.0).probabilities, detect(loud, nameless).probabilities
